@@ -1,0 +1,39 @@
+"""Installation of wsis_d2. Detectron2 is left to the user: see README.md, "Install"."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "wsis_d2/__init__.py").read_text()).group(1)
+
+setup(
+    name="wsis_d2",
+    version=VERSION,
+    description="Weakly supervised instance segmentation for Detectron2: image labels in, masks out",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=("wsis_d2", "wsis_d2.*")),
+    python_requires=">=3.10",
+    # Detectron2 is required too, but it is not on PyPI under its own name and most users have their
+    # own build of it, which must be kept: so it is checked at import, not pulled in by pip.
+    install_requires=[
+        "torch>=2.0",
+        "torchvision>=0.15",
+        "fvcore>=0.1.5",
+        "numpy>=1.24",
+        "scipy>=1.10",
+        "opencv-python>=4.7",
+        "scikit-image>=0.21",
+        "pycocotools>=2.0.7",
+        "Pillow>=9.5",
+        "tabulate",
+        "tqdm",
+    ],
+    extras_require={
+        "crf": ["pydensecrf2"],
+        "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff"],
+    },
+)

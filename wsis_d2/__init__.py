@@ -1,0 +1,20 @@
+"""Weakly supervised instance segmentation for Detectron2.
+
+Importing the package registers its datasets, backbones, meta-architectures and label generators;
+:func:`add_wsis_config` adds its keys to a Detectron2 config.
+"""
+
+__version__ = "0.1.0"
+
+try:
+    import detectron2  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "wsis_d2 is a plugin of Detectron2, which is not installed in this environment: install it "
+        "from its repository, or run 'bash tools/setup_env.sh' in a clone of wsis_d2"
+    ) from error
+
+from . import data, labeling, modeling  # noqa: F401  (they register themselves)
+from .config import add_wsis_config
+
+__all__ = ["__version__", "add_wsis_config"]

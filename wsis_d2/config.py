@@ -1,0 +1,182 @@
+"""Every config key that the plugin adds to Detectron2's, once, with its meaning."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_wsis_config(cfg: CN) -> None:
+    """Add the plugin's keys to a config made by :func:`detectron2.config.get_cfg`.
+
+    Defaults are the published VOC settings unless the comment says otherwise. Calling it twice is
+    harmless.
+    """
+    _add_data_config(cfg)
+    _add_solver_config(cfg)
+    _add_model_config(cfg)
+    _add_proposals_config(cfg)
+    _add_pseudo_labels_config(cfg)
+    _add_evaluation_config(cfg)
+
+
+def _own_dataset(name: str) -> CN:
+    node = CN()
+    # Name to use in DATASETS.TRAIN / DATASETS.TEST. Registered where IMAGE_ROOT is set.
+    node.NAME = name
+    # Folder of the images. With LABELS empty it holds one folder per class.
+    node.IMAGE_ROOT = ""
+    # File of the image-level labels: CSV (`file_name,labels`, labels separated by `;`) or COCO
+    # JSON (an image's labels are the categories of its annotations; masks and boxes are not read).
+    node.LABELS = ""
+    # Class names in the order of their ids; empty: those found in the labels, sorted.
+    node.CLASSES = ()
+    # COCO JSON with true masks. Read by evaluators only, never by training.
+    node.GT_JSON = ""
+    return node
+
+
+def _add_data_config(cfg: CN) -> None:
+    # What a training stage may see: "masks" is stock Detectron2; with "image_labels" the mapper
+    # hands out images and class labels alone, whatever else the dataset knows.
+    cfg.DATASETS.SUPERVISION = "masks"
+    # The user's own image-level datasets.
+    cfg.DATASETS.OWN_TRAIN = _own_dataset("own_train")
+    cfg.DATASETS.OWN_TEST = _own_dataset("own_test")
+    # A COCO-format instance JSON (pseudo labels) as a stock Detectron2 dataset.
+    cfg.DATASETS.PSEUDO = CN()
+    cfg.DATASETS.PSEUDO.NAME = "pseudo_labels"
+    cfg.DATASETS.PSEUDO.JSON = ""
+    cfg.DATASETS.PSEUDO.IMAGE_ROOT = ""
+
+    # Augmentation where DATASETS.SUPERVISION is "image_labels".
+    cfg.INPUT.IMAGE_LEVEL = CN()
+    # Training size: "longest_edge" (IRNet, AffinityNet: drawn from LONGEST_EDGE_TRAIN, then a
+    # zero-padded random crop of CROP_SIZE), "square" (PRM: SQUARE_SIZE x SQUARE_SIZE) or "none".
+    cfg.INPUT.IMAGE_LEVEL.RESIZE_TRAIN = "longest_edge"
+    # The same choices at test time; "longest_edge" takes LONGEST_EDGE_TEST.
+    cfg.INPUT.IMAGE_LEVEL.RESIZE_TEST = "none"
+    cfg.INPUT.IMAGE_LEVEL.LONGEST_EDGE_TRAIN = (320, 640)
+    cfg.INPUT.IMAGE_LEVEL.LONGEST_EDGE_TEST = 512
+    # Side of the random crop; 0: no crop.
+    cfg.INPUT.IMAGE_LEVEL.CROP_SIZE = 512
+    cfg.INPUT.IMAGE_LEVEL.SQUARE_SIZE = 448
+    # Range of the random factor 1 +- x on brightness, contrast and saturation.
+    cfg.INPUT.IMAGE_LEVEL.COLOR_JITTER = 0.0
+
+
+def _add_solver_config(cfg: CN) -> None:
+    # "SGD" (Detectron2's own) or "AdamW" (nets trained from scratch on small data).
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Learning rates of the backbone and of the layers that are new to the task, as factors on
+    # SOLVER.BASE_LR (PRM: backbone 0.01; IRNet's CAM net: classifier 10).
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    cfg.SOLVER.HEAD_MULTIPLIER = 1.0
+    # LR_SCHEDULER_NAME may also be "WarmupPolyLR" (lr * (1 - t/T)^power) ...
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
+    # ... or "OneCycleLR": linear from BASE_LR/25 over this part of the run, then cosine to 0.
+    cfg.SOLVER.ONE_CYCLE_WARMUP = 0.3
+
+
+def _add_model_config(cfg: CN) -> None:
+    # build_wsis_resnet_backbone: Detectron2's ResNet with free strides and dilations.
+    # Strides of conv1, res3, res4 and res5, as IRNet's code writes them; (2, 2, 2, 1) has a total
+    # stride of 16 with the max pooling of the stem.
+    cfg.MODEL.RESNETS.STRIDES = [2, 2, 2, 2]
+    # Dilations of res2..res5.
+    cfg.MODEL.RESNETS.DILATIONS = [1, 1, 1, 1]
+    # The stem's 3x3 max pooling of stride 2; small images do without.
+    cfg.MODEL.RESNETS.STEM_MAX_POOL = True
+
+    # CAMClassifier and PRMClassifier.
+    cfg.MODEL.CLASSIFIER = CN()
+    # Number of classes; 0: taken from the training dataset's metadata.
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 0
+    # Backbone feature that the 1x1 classifier reads.
+    cfg.MODEL.CLASSIFIER.IN_FEATURE = "res5"
+
+    # Peak stimulation and peak backpropagation (Zhou et al., CVPR 2018, sections 3.1 and 3.2).
+    cfg.MODEL.PRM = CN()
+    # Class response maps are upsampled by this factor before peaks are sought.
+    cfg.MODEL.PRM.UPSAMPLE = 8
+    # A peak is the maximum of its WINDOW x WINDOW neighbourhood ...
+    cfg.MODEL.PRM.WINDOW = 3
+    # ... and at least this statistic of its map: "median", "mean", "max" or "none".
+    cfg.MODEL.PRM.FILTER = "median"
+    # Peaks per backward pass of peak backpropagation: memory against speed.
+    cfg.MODEL.PRM.PEAKS_PER_BATCH = 16
+
+
+def _add_proposals_config(cfg: CN) -> None:
+    cfg.PROPOSALS = CN()
+    # "builtin" (hierarchical graph-based segmentation), or files of "mat" (MCG/COB), "coco_json"
+    # (COCO results: DeepMask, SharpMask, ...) or "sam" (segment-anything's mask generator).
+    cfg.PROPOSALS.SOURCE = "builtin"
+    # Folder (mat, sam), file (coco_json) or cache folder (builtin).
+    cfg.PROPOSALS.PATH = "output/proposals"
+    # Proposals per image, best objectness first.
+    cfg.PROPOSALS.MAX_PER_IMAGE = 200
+    # Area as a fraction of the image's (PRM's released retrieval: 0.002 % to 85 %).
+    cfg.PROPOSALS.MIN_AREA = 0.00002
+    cfg.PROPOSALS.MAX_AREA = 0.85
+    # The built-in generator: felzenszwalb's scale and smoothing, in both color spaces, give base
+    # segmentations; each is merged bottom-up and every region of the hierarchy is a candidate.
+    cfg.PROPOSALS.BUILTIN = CN()
+    cfg.PROPOSALS.BUILTIN.SCALES = (50, 150, 400)
+    cfg.PROPOSALS.BUILTIN.SIGMA = 0.8
+    # Smallest base region, in pixels of the working image.
+    cfg.PROPOSALS.BUILTIN.MIN_SIZE = 30
+    cfg.PROPOSALS.BUILTIN.COLOR_SPACES = ("lab", "hsv")
+    # Longer side of the working image; larger images are reduced first.
+    cfg.PROPOSALS.BUILTIN.LONGEST_EDGE = 400
+    # Candidates that overlap a better one by more than this IoU are dropped.
+    cfg.PROPOSALS.BUILTIN.NMS_THRESHOLD = 0.9
+
+
+def _add_pseudo_labels_config(cfg: CN) -> None:
+    cfg.PSEUDO_LABELS = CN()
+    # Name in the LABEL_GENERATOR registry: "WISE" or "PRM".
+    cfg.PSEUDO_LABELS.GENERATOR = "WISE"
+    # Datasets to label; empty: DATASETS.TRAIN.
+    cfg.PSEUDO_LABELS.DATASETS = ()
+    # Peaks count for classes of the image label whose score is at least CLASS_THRESHOLD and where
+    # the response is above PEAK_THRESHOLD (30 with the released PRM models).
+    cfg.PSEUDO_LABELS.CLASS_THRESHOLD = 0.0
+    cfg.PSEUDO_LABELS.PEAK_THRESHOLD = 30.0
+    # Peaks below this fraction of the strongest response of their class in the image are dropped
+    # too; 0 (as published): no such rule.
+    cfg.PSEUDO_LABELS.PEAK_RELATIVE_THRESHOLD = 0.0
+    # At most this many peaks per image, strongest first.
+    cfg.PSEUDO_LABELS.MAX_PEAKS = 100
+    # A peak is located in the image by its cell's centre ("cell") or by the maximum of its peak
+    # response map ("response", as WISE's code does).
+    cfg.PSEUDO_LABELS.PEAK_LOCATION = "response"
+    # Instances below this score are not exported.
+    cfg.PSEUDO_LABELS.MIN_SCORE = 0.0
+    # One mask per object: masks of one class that overlap a better one by more than this IoU are
+    # dropped (PRM: 0.3, and their responses are merged). 1: keep all.
+    cfg.PSEUDO_LABELS.NMS_THRESHOLD = 0.3
+
+    # WISE (Laradji et al., BMVC 2019, section 3.2).
+    cfg.PSEUDO_LABELS.WISE = CN()
+    # "best": the proposal of highest objectness that contains the peak; "sampled": one of them in
+    # proportion to objectness (seeded by SEED and the image).
+    cfg.PSEUDO_LABELS.WISE.SELECTION = "best"
+    # Proposals below this objectness are not considered (WISE's code: 0.75 on SharpMask's scores).
+    cfg.PSEUDO_LABELS.WISE.MIN_OBJECTNESS = 0.0
+
+    # PRM's instance mask retrieval (Zhou et al., section 3.3, eq. 5).
+    cfg.PSEUDO_LABELS.PRM = CN()
+    # Weight of the response inside the proposal (alpha) and of the background penalty (beta).
+    cfg.PSEUDO_LABELS.PRM.BALANCE_FACTOR = 1.0
+    cfg.PSEUDO_LABELS.PRM.PENALTY_FACTOR = 1e-5
+    # Pixels whose class response is below this factor times its mean are background.
+    cfg.PSEUDO_LABELS.PRM.BG_THRESHOLD_FACTOR = 0.1
+    # Width of the contour in pixels (morphological gradient).
+    cfg.PSEUDO_LABELS.PRM.CONTOUR_WIDTH = 5
+
+
+def _add_evaluation_config(cfg: CN) -> None:
+    cfg.TEST.INSTANCE_MASKS = CN()
+    # IoU thresholds of the VOC-style AP.
+    cfg.TEST.INSTANCE_MASKS.IOU_THRESHOLDS = (0.25, 0.5, 0.7, 0.75)
+    # Area bounds of "small" and "medium" objects in pixels (COCO: 32^2 and 96^2).
+    cfg.TEST.INSTANCE_MASKS.AREA_BOUNDS = (1024.0, 9216.0)
