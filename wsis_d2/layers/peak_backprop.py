@@ -1,0 +1,134 @@
+"""Peak backpropagation: which pixels of the image made a class peak.
+
+Source: Zhou et al., "Weakly Supervised Instance Segmentation using Class Peak Response", CVPR 2018,
+section 3.2; the constants are those of the published code.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["peak_response_maps"]
+
+# Where the normaliser of a convolution is below this, no relevance flows.
+_EPS = 1e-10
+
+
+def peak_response_maps(
+    network: Callable[[Tensor], Tensor],
+    image: Tensor,
+    peaks: Tensor,
+    upsample: int = 1,
+    peaks_per_batch: int = 16,
+) -> Tensor:
+    """Trace class peaks back to the pixels of the image that caused them.
+
+    Relevance starts as a 1 at the peak and goes down the network. In a convolution of the input x
+    with weights W it is shared out in proportion to what each input contributes through positive
+    weights (eq. 5, 6)::
+
+        r_in = (x - min x) * conv_T(r_out / conv(x - min x, W+), W+)
+
+    Every other layer passes its ordinary gradient. What reaches the image is summed over channels,
+    clamped at 0 and normalised.
+
+    The network runs forward once and backward once per ``peaks_per_batch`` peaks. It is left as it
+    was: nothing is patched, no gradient is kept, and where it was training it runs in evaluation
+    mode for the time of the call. The rule reaches every ``torch.nn.functional.conv2d``; compiled
+    and scripted networks bypass it.
+
+    Args:
+        network: maps (1, 3, H, W) to class response maps (1, C, h, w): a module or any callable.
+        image: (1, 3, H, W) float, as the network takes it.
+        peaks: (P, 4) int64: 0, class, y, x in the upsampled class response maps.
+        upsample: the class response maps are upsampled by this factor (bilinear, corners aligned)
+            before the peaks index them.
+        peaks_per_batch: peaks per backward pass; memory grows with it.
+
+    Returns:
+        (P, H, W) float, non-negative; each map sums to 1, or is 0 where no relevance arrives.
+
+    Raises:
+        ValueError: more than one image, or peaks of another shape or image.
+    """
+    image, peaks = torch.as_tensor(image), torch.as_tensor(peaks)
+    if image.dim() != 4 or image.shape[0] != 1:
+        raise ValueError(
+            f"peak backpropagation takes one image (1, C, H, W), got {tuple(image.shape)}"
+        )
+    if peaks.dim() != 2 or peaks.shape[1] != 4 or peaks[:, 0].any():
+        raise ValueError("peaks must be (P, 4): image (0 for the only one), class, y, x")
+    if len(peaks) == 0:
+        return image.new_zeros((0, *image.shape[-2:]))
+
+    with (
+        _evaluating(network),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        # Half precision would lose normalisers near the threshold.
+        torch.autocast(image.device.type, enabled=False),
+    ):
+        image = image.detach().clone().requires_grad_()
+        with _RelevanceConv2d():
+            maps = network(image)
+        if upsample != 1:
+            maps = F.interpolate(maps, scale_factor=upsample, mode="bilinear", align_corners=True)
+        _, classes, y, x = peaks.to(maps.device).unbind(1)
+        responses = maps[0, classes, y, x]
+        relevance = torch.cat(
+            [
+                torch.autograd.grad(
+                    responses, image, one_hot, retain_graph=True, is_grads_batched=True
+                )[0]
+                for one_hot in torch.eye(
+                    len(peaks), dtype=responses.dtype, device=responses.device
+                ).split(peaks_per_batch)
+            ]
+        )
+
+    relevance = relevance.detach().sum(2).squeeze(1).clamp(min=0)
+    total = relevance.sum((1, 2), keepdim=True)
+    return relevance / total.masked_fill(total == 0, 1)
+
+
+class _RelevanceConv2d(TorchFunctionMode):
+    """While active, ``conv2d`` keeps its result but gets the backward pass of eq. 5."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        return (_relevance_conv2d if func is torch.conv2d else func)(*args, **kwargs)
+
+
+def _relevance_conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, *args, **kwargs
+) -> Tensor:
+    """conv2d whose gradient is relevance; further arguments are stride, padding and so on."""
+    with torch.no_grad():
+        output = F.conv2d(input, weight, bias, *args, **kwargs)
+        nonnegative = input - input.min()
+        positive_weight = weight.clamp(min=0)
+    # The second factor is 1: it is there for its gradient, and so is the second term below, 0.
+    contribution = nonnegative * (1 + input - input.detach())
+    normaliser = F.conv2d(contribution, positive_weight, None, *args, **kwargs)
+    with torch.no_grad():
+        share = torch.where(normaliser < _EPS, 0, 1 / (normaliser + _EPS))
+    return output + share * (normaliser - normaliser.detach())
+
+
+@contextmanager
+def _evaluating(network: Callable) -> Iterator[None]:
+    """Put a module, or the module that a method belongs to, into evaluation mode; then restore."""
+    owner = network if isinstance(network, nn.Module) else getattr(network, "__self__", None)
+    modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
+    training = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, flag in zip(modules, training):
+            module.training = flag
