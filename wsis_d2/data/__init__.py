@@ -1,1 +1,47 @@
-"""TBD."""
+"""Datasets with image-level labels: doors, registration, mapper and augmentations.
+
+Importing this package registers the built-in datasets.
+"""
+
+from .augmentation import PaddedRandomCrop, build_image_level_augmentation
+from .builtin import register_builtin_datasets
+from .catalog import ground_truth_json, register_coco_json, replace_dataset
+from .dataset_mapper import ImageLabelMapper
+from .image_labels import (
+    check_image_level_dataset,
+    load_class_folders,
+    load_coco_image_labels,
+    load_image_labels_csv,
+    make_image_level,
+    register_image_level_dataset,
+    register_own_datasets,
+)
+from .pascal_voc import (
+    convert_voc_instances_to_coco,
+    load_voc_image_labels,
+    register_pascal_voc,
+    voc_image_id,
+)
+from .shapes import SHAPES_CLASSES
+
+__all__ = [
+    "SHAPES_CLASSES",
+    "ImageLabelMapper",
+    "PaddedRandomCrop",
+    "build_image_level_augmentation",
+    "check_image_level_dataset",
+    "convert_voc_instances_to_coco",
+    "ground_truth_json",
+    "load_class_folders",
+    "load_coco_image_labels",
+    "load_image_labels_csv",
+    "load_voc_image_labels",
+    "make_image_level",
+    "register_builtin_datasets",
+    "register_coco_json",
+    "register_image_level_dataset",
+    "register_own_datasets",
+    "register_pascal_voc",
+    "replace_dataset",
+    "voc_image_id",
+]

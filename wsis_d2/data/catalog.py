@@ -1,0 +1,137 @@
+"""Registration in Detectron2's catalogs: idempotent, lazy, and with ground truth on demand."""
+
+import difflib
+import os
+from collections.abc import Callable, Iterable
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from wsis_d2.errors import UserError
+
+__all__ = ["ground_truth_json", "register_coco_json", "replace_dataset"]
+
+# Datasets whose ground-truth JSON is converted when it is first asked for.
+_GROUND_TRUTH_MAKERS: dict[str, Callable[[], str]] = {}
+
+
+def replace_dataset(
+    name: str,
+    load: Callable[[], list[dict]],
+    make_ground_truth: Callable[[], str] | None = None,
+    **metadata,
+) -> None:
+    """Register a dataset, or register it anew.
+
+    Detectron2's catalogs refuse a name that they know. Tools and notebooks set themselves up more
+    than once in a process, so here the last registration counts. Metadata that did not change
+    stays the same object.
+
+    Args:
+        name: name in DATASETS.TRAIN and DATASETS.TEST.
+        load: gives the dataset dicts; called when the dataset is used, not now.
+        make_ground_truth: gives the path of the COCO JSON with true instances, writing it first
+            where it must; called by :func:`ground_truth_json`.
+        **metadata: set on the dataset's :class:`detectron2.data.Metadata`.
+    """
+    DatasetCatalog.pop(name, None)
+    DatasetCatalog.register(name, load)
+    known = MetadataCatalog.get(name)
+    if any(known.get(key, value) != value for key, value in metadata.items()):
+        MetadataCatalog.remove(name)
+    MetadataCatalog.get(name).set(**metadata)
+    _GROUND_TRUTH_MAKERS.pop(name, None)
+    if make_ground_truth is not None:
+        _GROUND_TRUTH_MAKERS[name] = make_ground_truth
+
+
+def register_coco_json(
+    name: str,
+    json_file: str,
+    image_root: str,
+    make_json: Callable[[], str] | None = None,
+    **metadata,
+) -> None:
+    """Register a COCO instance JSON as a stock, fully supervised dataset.
+
+    The same as :func:`detectron2.data.datasets.register_coco_instances`, but it may be repeated
+    (see :func:`replace_dataset`), a missing file is a :class:`UserError`, and the JSON may be made
+    on first use.
+
+    Args:
+        name: name of the dataset.
+        json_file: path of the JSON.
+        image_root: folder that the JSON's ``file_name`` are relative to.
+        make_json: writes the JSON where it is missing or stale and returns its path.
+        **metadata: further metadata.
+    """
+
+    def load() -> list[dict]:
+        if make_json is not None:
+            make_json()
+        require_file(json_file, f"the annotation file of dataset '{name}'")
+        return load_coco_json(json_file, image_root, name)
+
+    replace_dataset(
+        name,
+        load,
+        make_json,
+        json_file=json_file,
+        image_root=image_root,
+        evaluator_type="coco",
+        **metadata,
+    )
+
+
+def ground_truth_json(dataset_name: str) -> str:
+    """The COCO JSON that holds a dataset's true instances, for evaluation.
+
+    Args:
+        dataset_name: a registered dataset: image-level (key ``gt_json`` of its metadata) or stock
+            (key ``json_file``).
+
+    Returns:
+        Path of the file, converted now where the dataset comes in another format (PASCAL VOC);
+        ``""`` for a dataset without true instances.
+
+    Raises:
+        UserError: the dataset is not registered, or its file is missing.
+    """
+    if dataset_name not in DatasetCatalog:
+        raise UserError(
+            f"dataset '{dataset_name}' is not registered"
+            f"{did_you_mean(dataset_name, DatasetCatalog.list())}; see datasets/README.md for the "
+            "datasets that are known by name and for your own"
+        )
+    if dataset_name in _GROUND_TRUTH_MAKERS:
+        return _GROUND_TRUTH_MAKERS[dataset_name]()
+    metadata = MetadataCatalog.get(dataset_name)
+    path = metadata.get("gt_json", metadata.get("json_file", ""))
+    if path:
+        require_file(path, f"the ground truth of dataset '{dataset_name}'")
+    return path
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the option closest to a misspelt name, or nothing."""
+    by_lower_case = {option.lower(): option for option in options}
+    closest = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    return f" (did you mean '{by_lower_case[closest[0]]}'?)" if closest else ""
+
+
+def require_file(path: str, what: str) -> None:
+    """Raise a :class:`UserError` unless ``path`` is a file; ``what`` names it in the sentence."""
+    if not os.path.isfile(path):
+        raise UserError(
+            f"{what}, '{path}', is missing: check the path, or see datasets/README.md for the "
+            "files that each dataset must have"
+        )
+
+
+def require_folder(path: str, what: str) -> None:
+    """Raise a :class:`UserError` unless ``path`` is a folder; ``what`` names it in the sentence."""
+    if not os.path.isdir(path):
+        raise UserError(
+            f"{what}, '{path}', is missing or no folder: check the path, or see datasets/README.md "
+            "for the folders that each dataset must have"
+        )

@@ -1,0 +1,84 @@
+"""Image files of a dataset: which are there, and how large they are."""
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from PIL import Image
+from tqdm import tqdm
+
+from wsis_d2.errors import UserError
+
+__all__ = ["IMAGE_EXTENSIONS", "check_images_exist", "read_image_sizes"]
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+
+_EXIF_ORIENTATION = 274
+_EXIF_TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
+
+
+def check_images_exist(paths: Iterable[str], source: str) -> None:
+    """Check that every image is there, with one look into each folder.
+
+    Args:
+        paths: image files.
+        source: the file or folder that lists them, for the message.
+
+    Raises:
+        UserError: names the first image that is absent and counts the others.
+    """
+    listings: dict[str, set[str]] = {}
+    absent = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in listings:
+            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in listings[folder]:
+            absent.append(path)
+    if absent:
+        others = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise UserError(
+            f"image '{absent[0]}'{others}, listed in '{source}', is absent: add the image or "
+            "remove it from the list"
+        )
+
+
+def read_image_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
+    """Height and width of images, from their headers, in parallel threads.
+
+    Sizes are those of the upright image: Detectron2 turns photos as their EXIF orientation says.
+
+    Args:
+        paths: image files.
+
+    Returns:
+        ``(height, width)`` in pixels of each.
+
+    Raises:
+        UserError: names a file that is no image or cannot be read.
+    """
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        sizes = pool.map(_read_image_size, paths)
+        return list(tqdm(sizes, "image sizes", len(paths), leave=False, disable=len(paths) < 5000))
+
+
+def _read_image_size(path: str) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            orientation = image.getexif().get(_EXIF_ORIENTATION)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise unreadable_image(path, error) from error
+    return (width, height) if orientation in _EXIF_TRANSPOSED else (height, width)
+
+
+def unreadable_image(path: str, error: Exception) -> UserError:
+    """The error for an image that is absent or broken; ``error`` is what the reader said."""
+    if isinstance(error, FileNotFoundError):
+        return UserError(
+            f"image '{path}' is absent: add the image or remove it from the dataset's list"
+        )
+    return UserError(
+        f"image '{path}' cannot be read ({error}): replace the file or remove it from the "
+        "dataset's list"
+    )
