@@ -44,7 +44,9 @@ def _add_data_config(cfg: CN) -> None:
     cfg.DATASETS.PSEUDO = CN()
     cfg.DATASETS.PSEUDO.NAME = "pseudo_labels"
     cfg.DATASETS.PSEUDO.JSON = ""
+    # Folder of its images; empty: the image folder of the dataset SOURCE, which was labelled.
     cfg.DATASETS.PSEUDO.IMAGE_ROOT = ""
+    cfg.DATASETS.PSEUDO.SOURCE = ""
 
     # Augmentation where DATASETS.SUPERVISION is "image_labels".
     cfg.INPUT.IMAGE_LEVEL = CN()
@@ -71,7 +73,6 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.HEAD_MULTIPLIER = 1.0
     # LR_SCHEDULER_NAME may also be "WarmupPolyLR" (lr * (1 - t/T)^power) ...
     cfg.SOLVER.POLY_LR_POWER = 0.9
-    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
     # ... or "OneCycleLR": linear from BASE_LR/25 over this part of the run, then cosine to 0.
     cfg.SOLVER.ONE_CYCLE_WARMUP = 0.3
 
@@ -135,8 +136,8 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS = CN()
     # Name in the LABEL_GENERATOR registry: "WISE" or "PRM".
     cfg.PSEUDO_LABELS.GENERATOR = "WISE"
-    # Datasets to label; empty: DATASETS.TRAIN.
-    cfg.PSEUDO_LABELS.DATASETS = ()
+    # Dataset to label; empty: the one in DATASETS.TRAIN.
+    cfg.PSEUDO_LABELS.DATASET = ""
     # Peaks count for classes of the image label whose score is at least CLASS_THRESHOLD and where
     # the response is above PEAK_THRESHOLD (30 with the released PRM models).
     cfg.PSEUDO_LABELS.CLASS_THRESHOLD = 0.0

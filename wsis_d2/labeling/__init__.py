@@ -1,1 +1,1 @@
-"""TBD."""
+"""From cues to masks: one module per method."""

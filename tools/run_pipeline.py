@@ -1,0 +1,33 @@
+#!/usr/bin/env python3
+"""Run all stages of a recipe, from image labels to a trained Mask R-CNN and a report."""
+
+import os
+
+from detectron2.engine import default_argument_parser
+
+from wsis_d2.engine import run_recipe, run_tool
+from wsis_d2.engine.report import headline
+
+
+def main(args) -> None:
+    results = run_recipe(
+        args.recipe,
+        args.output,
+        num_gpus=args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        resume=args.resume,
+        opts=args.opts,
+    )
+    print()
+    for what, _, value in headline(results):
+        print(f"{what:<24}{value:6.1f}")
+    print(f"report: {os.path.abspath(os.path.join(args.output, 'report.html'))}")
+
+
+if __name__ == "__main__":
+    parser = default_argument_parser()
+    parser.add_argument("--recipe", required=True, metavar="FILE", help="recipe YAML")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the results")
+    raise SystemExit(run_tool(main, parser.parse_args()))

@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""Train or evaluate any stage: a classifier on image labels, Mask R-CNN on pseudo masks."""
+
+from detectron2.engine import default_argument_parser
+
+from wsis_d2.engine import evaluate, launch, load_config, run_tool, setup, train
+
+
+def run(args) -> None:
+    """One process of the job."""
+    cfg = load_config(args.config_file, args.opts)
+    cfg.freeze()
+    setup(cfg, args)
+    if args.eval_only:
+        evaluate(cfg)
+    else:
+        train(cfg, resume=args.resume)
+
+
+def main(args) -> None:
+    launch(
+        run,
+        args.num_gpus,
+        args.num_machines,
+        args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_tool(main, default_argument_parser().parse_args()))

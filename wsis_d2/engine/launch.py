@@ -1,0 +1,162 @@
+"""Start one function in many processes: GPUs with NCCL, CPU processes with gloo, or torchrun.
+
+Detectron2 0.6 launches CUDA processes only; its main branch also starts CPU ones. This has the
+signature of both.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.utils import comm
+
+from ..errors import UserError
+
+DEFAULT_TIMEOUT = timedelta(minutes=30)
+
+
+def launch(
+    main_func: Callable,
+    num_gpus_per_machine: int,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str | None = None,
+    args: tuple = (),
+    timeout: timedelta = DEFAULT_TIMEOUT,
+) -> None:
+    """Run ``main_func(*args)`` in ``num_gpus_per_machine`` processes on each machine.
+
+    Args:
+        main_func: A function that can be pickled (defined at the top of a module).
+        num_gpus_per_machine: GPUs, or gloo processes where there is no CUDA device.
+        num_machines: Machines in the job; each of them must call this function.
+        machine_rank: The rank of this machine.
+        dist_url: ``tcp://host:port`` of rank 0, or "auto" for a free local port.
+        args: Arguments of ``main_func``.
+        timeout: How long a collective operation waits for the other processes.
+
+    Under ``torchrun`` (which has started the processes already) the other arguments are ignored and
+    ``main_func`` runs in this process.
+
+    Raises:
+        UserError: What a worker raised, or a request for more GPUs than the machine has.
+    """
+    if dist.is_torchelastic_launched():
+        _init_torchrun(timeout)
+        try:
+            main_func(*args)
+        finally:
+            dist.destroy_process_group()
+        return
+    world_size = num_machines * num_gpus_per_machine
+    if world_size <= 1:
+        main_func(*args)
+        return
+    if torch.cuda.is_available() and num_gpus_per_machine > torch.cuda.device_count():
+        raise UserError(
+            f"--num-gpus is {num_gpus_per_machine}, but this machine has "
+            f"{torch.cuda.device_count()} GPU(s): ask for no more than that"
+        )
+    if dist_url is None or dist_url == "auto":
+        if num_machines > 1:
+            raise UserError(
+                "a job of several machines needs --dist-url tcp://HOST:PORT of the first machine"
+            )
+        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    worker_args = (main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args)
+    _start_processes(_distributed_worker, num_gpus_per_machine, (*worker_args, timeout))
+
+
+def run_in_fresh_process(main_func: Callable, args: tuple = ()) -> None:
+    """Run ``main_func(*args)`` in one new process, whose memory, seeds and loggers are its own."""
+    _start_processes(_plain_worker, 1, (main_func, args))
+
+
+def _start_processes(worker: Callable, num_processes: int, args: tuple) -> None:
+    messages = mp.get_context("spawn").SimpleQueue()
+    try:
+        mp.start_processes(
+            _reporting_worker, args=(messages, worker, args), nprocs=num_processes, daemon=False
+        )
+    except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+        if not messages.empty():
+            raise UserError(messages.get()) from error
+        raise
+
+
+def _reporting_worker(local_rank: int, messages, worker: Callable, args: tuple) -> None:
+    try:
+        worker(local_rank, *args)
+    except UserError as error:
+        # The parent shows one sentence, not the traceback of a child process.
+        messages.put(str(error))
+        raise SystemExit(1) from error
+
+
+def _plain_worker(_: int, main_func: Callable, args: tuple) -> None:
+    main_func(*args)
+
+
+def _distributed_worker(
+    local_rank: int,
+    main_func: Callable,
+    world_size: int,
+    num_processes: int,
+    machine_rank: int,
+    dist_url: str,
+    args: tuple,
+    timeout: timedelta,
+) -> None:
+    _init_process_group(
+        local_rank,
+        num_processes,
+        timeout,
+        init_method=dist_url,
+        world_size=world_size,
+        rank=machine_rank * num_processes + local_rank,
+    )
+    main_func(*args)
+    comm.synchronize()
+    dist.destroy_process_group()
+
+
+def _init_torchrun(timeout: timedelta) -> None:
+    local_rank, num_processes = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    _init_process_group(local_rank, num_processes, timeout, init_method="env://")
+
+
+def _init_process_group(local_rank: int, num_processes: int, timeout: timedelta, **kwargs) -> None:
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
+    else:
+        # Without this every process takes all cores and they fight for them.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_processes))
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout, **kwargs)
+    _create_local_process_group(num_processes)
+    comm.synchronize()
+
+
+def _create_local_process_group(num_processes: int) -> None:
+    """The group of this machine's ranks, which `comm.get_local_rank` needs."""
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(num_processes)
+        return
+    # 0.6 keeps the group in a module variable that only its own launch sets.
+    for start in range(0, dist.get_world_size(), num_processes):
+        ranks = list(range(start, start + num_processes))
+        group = dist.new_group(ranks)
+        if dist.get_rank() in ranks:
+            comm._LOCAL_PROCESS_GROUP = group
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]

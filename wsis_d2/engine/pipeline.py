@@ -1,0 +1,280 @@
+"""Recipes: the stages of a method, run in order, each skipped when nothing it depends on changed.
+
+A recipe is a YAML file::
+
+    title: WISE on Shapes
+    stages:
+      - name: classifier            # its folder under the output folder
+        run: train                  # train | proposals | pseudo_labels | report
+        config: classifier.yaml     # beside the recipe
+      - name: pseudo_labels
+        run: pseudo_labels
+        config: pseudo_labels.yaml
+        options: {MODEL.WEIGHTS: "{classifier}/model_final.pth"}   # {name}: that stage's folder
+
+Each stage runs in a fresh process (or ``num_gpus`` of them), so that it gives what its tool alone
+would give.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed as dist
+import yaml
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from .. import __version__
+from ..errors import UserError
+from ..files import write_json
+from .launch import launch, run_in_fresh_process
+from .proposals import make_proposals
+from .pseudo_labels import make_pseudo_labels
+from .report import make_report
+from .setup import check_writable, load_config, setup
+from .train import train
+from .trainer import dataset_dicts
+
+logger = logging.getLogger(__name__)
+
+#: Written into a stage's folder when it is complete.
+STAGE_FILE = "stage.json"
+PSEUDO_LABEL_FILE = "pseudo_labels.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a recipe; see the module's docstring."""
+
+    name: str
+    run: str
+    config: str = ""
+    options: dict = field(default_factory=dict)
+    #: Stages whose results this one reads, beside those that ``options`` name.
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method's stages in the order in which they run."""
+
+    title: str
+    stages: tuple[Stage, ...]
+    folder: str
+
+
+def load_recipe(path: str) -> Recipe:
+    """Read a recipe file.
+
+    Raises:
+        UserError: Missing file, not YAML, unknown kind of stage, or a stage that names a later one.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"recipe {path} does not exist: check --recipe") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {path} is not valid YAML: {error}") from error
+    try:
+        stages = tuple(
+            Stage(**{**stage, "inputs": tuple(stage.get("inputs", ()))}) for stage in data["stages"]
+        )
+        recipe = Recipe(data["title"], stages, os.path.dirname(os.path.abspath(path)))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"recipe {path} is not a recipe ({error}): it needs a title and stages with name, run "
+            "and config"
+        ) from error
+    known: set[str] = set()
+    for stage in stages:
+        if stage.run not in RUNNERS:
+            raise UserError(
+                f"stage '{stage.name}' of recipe {path} runs '{stage.run}': choose one of "
+                f"{', '.join(RUNNERS)}"
+            )
+        unknown = set(_references(stage)) - known
+        if unknown:
+            raise UserError(
+                f"stage '{stage.name}' of recipe {path} needs {', '.join(sorted(unknown))}, which "
+                "is no earlier stage"
+            )
+        known.add(stage.name)
+    return recipe
+
+
+def _references(stage: Stage) -> list[str]:
+    named = re.findall(r"\{(\w+)\}", " ".join(str(v) for v in stage.options.values()))
+    return sorted({*named, *stage.inputs})
+
+
+def stage_config(recipe: Recipe, stage: Stage, output: str, opts: list[str]) -> CfgNode:
+    """The stage's config: its file, the recipe's options for it, then the command line's."""
+    folders = {s.name: os.path.join(output, s.name) for s in recipe.stages}
+    options = []
+    for key, value in stage.options.items():
+        options += [key, value.format(**folders) if isinstance(value, str) else value]
+    config_file = os.path.join(recipe.folder, stage.config) if stage.config else ""
+    cfg = load_config(config_file, [*options, *opts])
+    cfg.OUTPUT_DIR = folders[stage.name]
+    return cfg
+
+
+def run_recipe(
+    recipe_file: str,
+    output: str,
+    *,
+    num_gpus: int = 1,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str | None = None,
+    resume: bool = False,
+    opts: list[str] | None = None,
+) -> dict:
+    """Run all stages of a recipe.
+
+    Args:
+        recipe_file: The YAML file.
+        output: Folder of the results: one folder per stage, ``metrics.json``, ``report.html``.
+        num_gpus: GPUs (or CPU processes) per machine for the stages that train or infer.
+        num_machines: As in :func:`wsis_d2.engine.launch.launch`.
+        machine_rank: Likewise; ``output`` must then be on a file system that all machines share.
+        dist_url: Likewise.
+        resume: A stage that was killed goes on where it was; without it that stage starts afresh.
+            Stages that are complete and unchanged are skipped in either case.
+        opts: ``KEY VALUE`` pairs on top of the config of every stage.
+
+    Returns:
+        What ``metrics.json`` holds: ``{stage: {"seconds": ..., "metrics": {...}}}``.
+    """
+    recipe, output, opts = load_recipe(recipe_file), os.path.abspath(output), list(opts or [])
+    check_writable(output)
+    start = time.perf_counter()
+    results: dict[str, dict] = {}
+    fingerprints: dict[str, str] = {}
+    for number, stage in enumerate(recipe.stages, 1):
+        title = f"[{number}/{len(recipe.stages)}] {stage.name}"
+        cfg = stage_config(recipe, stage, output, opts)
+        fingerprints[stage.name] = _fingerprint(cfg, stage, output, fingerprints)
+        result = _read_result(cfg.OUTPUT_DIR, fingerprints[stage.name])
+        if result:
+            print(f"{title}: unchanged, skipped", flush=True)
+        else:
+            print(f"{title}: running ({cfg.OUTPUT_DIR}/log.txt)", flush=True)
+            args = (recipe, stage, output, opts, resume, fingerprints[stage.name])
+            if stage.run not in DISTRIBUTED:
+                if machine_rank == 0 and comm.is_main_process():
+                    run_in_fresh_process(_run_stage, args)
+            elif num_gpus * num_machines > 1 or dist.is_torchelastic_launched():
+                launch(_run_stage, num_gpus, num_machines, machine_rank, dist_url, args)
+            else:
+                run_in_fresh_process(_run_stage, args)
+            result = _read_result(cfg.OUTPUT_DIR, fingerprints[stage.name]) or {}
+            print(f"{title}: done in {_duration(result.get('seconds', 0))}", flush=True)
+        results[stage.name] = {k: v for k, v in result.items() if k != "fingerprint"}
+        write_json(os.path.join(output, "metrics.json"), results)
+    print(f"{recipe.title}: {_duration(time.perf_counter() - start)} in all", flush=True)
+    return results
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _run_stage(
+    recipe: Recipe, stage: Stage, output: str, opts: list[str], resume: bool, fingerprint: str
+) -> None:
+    """One stage, in a process of its own."""
+    cfg = stage_config(recipe, stage, output, opts)
+    cfg.freeze()
+    setup(cfg, verbose=False)
+    # A checkpoint or label file of other settings must not be taken up.
+    begun = os.path.join(cfg.OUTPUT_DIR, "begun.json")
+    resume = resume and _read_json(begun).get("fingerprint") == fingerprint
+    if comm.is_main_process():
+        write_json(begun, {"fingerprint": fingerprint})
+    comm.synchronize()
+    start = time.perf_counter()
+    metrics = RUNNERS[stage.run](cfg, recipe, output, resume)
+    if comm.is_main_process():
+        result = {
+            "fingerprint": fingerprint,
+            "seconds": round(time.perf_counter() - start, 1),
+            "metrics": metrics,
+        }
+        write_json(os.path.join(cfg.OUTPUT_DIR, STAGE_FILE), result)
+
+
+def _run_train(cfg: CfgNode, _recipe: Recipe, _output: str, resume: bool) -> dict:
+    return train(cfg, resume)
+
+
+def _run_proposals(cfg: CfgNode, _recipe: Recipe, _output: str, _resume: bool) -> dict:
+    return make_proposals(cfg)
+
+
+def _run_pseudo_labels(cfg: CfgNode, _recipe: Recipe, _output: str, resume: bool) -> dict:
+    return make_pseudo_labels(cfg, os.path.join(cfg.OUTPUT_DIR, PSEUDO_LABEL_FILE), resume)
+
+
+def _run_report(cfg: CfgNode, recipe: Recipe, output: str, _resume: bool) -> dict:
+    stages = {
+        s.run: os.path.join(output, s.name) for s in recipe.stages if s.run == "pseudo_labels"
+    }
+    trained = [os.path.join(output, s.name) for s in recipe.stages if s.run == "train"]
+    metrics = _read_json(os.path.join(output, "metrics.json"))
+    path = os.path.join(output, "report.html")
+    make_report(path, recipe.title, metrics, stages["pseudo_labels"], trained[-1])
+    return {}
+
+
+RUNNERS = {
+    "train": _run_train,
+    "proposals": _run_proposals,
+    "pseudo_labels": _run_pseudo_labels,
+    "report": _run_report,
+}
+#: Kinds of stages that run on all GPUs.
+DISTRIBUTED = ("train", "pseudo_labels")
+
+
+def _fingerprint(cfg: CfgNode, stage: Stage, output: str, earlier: dict[str, str]) -> str:
+    """Changes when the stage's config, data, earlier stages or the package's version do."""
+    digest = hashlib.sha256()
+    digest.update(f"{__version__} {stage.run}\n".encode())
+    # Paths below the output folder are the same results wherever that folder is.
+    digest.update(cfg.dump().replace(output, "{output}").encode())
+    for name in _references(stage):
+        digest.update(f"{name}: {earlier[name]}\n".encode())
+    for name in sorted({*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, cfg.PSEUDO_LABELS.DATASET}):
+        if name and name != cfg.DATASETS.PSEUDO.NAME:  # an earlier stage's result
+            _digest_dataset(digest, name)
+    return digest.hexdigest()
+
+
+def _digest_dataset(digest, name: str) -> None:
+    for d in dataset_dicts(name):
+        digest.update(json.dumps(d, sort_keys=True, default=str).encode())
+        status = os.stat(d["file_name"])
+        digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+
+
+def _read_result(folder: str, fingerprint: str) -> dict:
+    result = _read_json(os.path.join(folder, STAGE_FILE))
+    return result if result.get("fingerprint") == fingerprint else {}
+
+
+def _read_json(path: str) -> dict:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}

@@ -1,0 +1,25 @@
+"""Make the built-in mask proposals of a dataset ahead of the labels, in parallel."""
+
+from __future__ import annotations
+
+import logging
+
+from detectron2.config import CfgNode
+
+from ..proposals import build_proposal_source
+from .pseudo_labels import label_dataset_name
+from .trainer import dataset_dicts
+
+logger = logging.getLogger(__name__)
+
+
+def make_proposals(cfg: CfgNode) -> dict:
+    """Fill the cache ``PROPOSALS.PATH`` for the dataset to label; nothing to do for files.
+
+    Returns:
+        ``{"num_images": int}``.
+    """
+    dataset = dataset_dicts(label_dataset_name(cfg))
+    source = build_proposal_source(cfg)
+    source.prepare(dataset)
+    return {"num_images": len(dataset)}

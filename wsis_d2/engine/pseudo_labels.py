@@ -1,0 +1,119 @@
+"""Run a label generator over a dataset and export COCO JSON, on one process or many."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.utils import comm
+
+from .. import __version__
+from ..data import ImageLabelMapper, check_image_level_dataset
+from ..errors import UserError
+from ..evaluation import PseudoLabelWriter
+from ..labeling import build_label_generator
+from .checkpoint import WSISCheckpointer, file_sha256
+from .trainer import build_instance_mask_evaluator, dataset_dicts, has_ground_truth
+
+logger = logging.getLogger(__name__)
+
+#: Config sections that decide what the labels are; the rest (output folders, solver, workers) may
+#: differ between two runs that give the same labels.
+LABEL_SECTIONS = ("INPUT", "MODEL", "PROPOSALS", "PSEUDO_LABELS")
+
+
+def label_dataset_name(cfg: CfgNode) -> str:
+    """The dataset to label: ``PSEUDO_LABELS.DATASET`` or the only one in ``DATASETS.TRAIN``."""
+    if cfg.PSEUDO_LABELS.DATASET:
+        return cfg.PSEUDO_LABELS.DATASET
+    if len(cfg.DATASETS.TRAIN) != 1:
+        raise UserError(
+            f"DATASETS.TRAIN names {len(cfg.DATASETS.TRAIN)} datasets: say which one to label in "
+            "PSEUDO_LABELS.DATASET"
+        )
+    return cfg.DATASETS.TRAIN[0]
+
+
+def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> dict:
+    """Label the images of one dataset and write ``output_file``.
+
+    Every process of the job calls this; the main one writes. Finished images are kept beside the
+    output until it is complete, so that a killed run goes on with ``resume``.
+
+    Args:
+        cfg: ``MODEL.WEIGHTS`` is the trained classifier.
+        output_file: COCO-format JSON to write.
+        resume: Go on after a kill, where weights, config and dataset are still the same.
+
+    Returns:
+        Metrics of the labels, {} where the dataset has no ground truth; on the main process.
+
+    Raises:
+        UserError: See :mod:`wsis_d2.engine.checkpoint` and :mod:`wsis_d2.data`.
+    """
+    name = label_dataset_name(cfg)
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError("MODEL.WEIGHTS is empty: name the checkpoint of the trained classifier")
+    dataset = dataset_dicts(name)
+    classes = list(MetadataCatalog.get(name).thing_classes)
+    check_image_level_dataset(dataset, classes)
+    generator = build_label_generator(cfg)
+    WSISCheckpointer(
+        generator.classifier,
+        meta_architecture=cfg.MODEL.META_ARCHITECTURE,
+        classes=classes,
+        exact=True,
+    ).load(cfg.MODEL.WEIGHTS)
+
+    info = label_info(cfg, name)
+    writer = PseudoLabelWriter(
+        name,
+        output_file,
+        info,
+        partial_dir=output_file + ".partial",
+        fingerprint=json.dumps(info, sort_keys=True),
+        resume=resume,
+    )
+    finished = writer.finished_image_ids()
+    todo = [d for d in dataset if d["image_id"] not in finished]
+    if finished:
+        logger.info(f"{len(finished)} of {len(dataset)} images are labelled already")
+    start = time.perf_counter()
+    if todo:
+        loader = build_detection_test_loader(
+            dataset=todo,
+            mapper=ImageLabelMapper(cfg, is_train=False),
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+        inference_on_dataset(generator, loader, writer)
+    else:
+        writer.evaluate()
+    comm.synchronize()
+    if not comm.is_main_process():
+        return {}
+    seconds = time.perf_counter() - start
+    logger.info(f"Labelled {len(todo)} images in {seconds:.0f} s: {output_file}")
+    if not has_ground_truth(name):
+        return {}
+    return evaluate_label_file(cfg, name, output_file)
+
+
+def label_info(cfg: CfgNode, dataset_name: str) -> dict:
+    """The ``info`` block: how the labels were made. No dates, paths or counts of processes."""
+    sections = {key: cfg[key] for key in LABEL_SECTIONS}
+    settings = json.loads(json.dumps(sections, default=list))
+    for section, key in (("MODEL", "WEIGHTS"), ("MODEL", "DEVICE"), ("PROPOSALS", "PATH")):
+        settings[section].pop(key)
+    return {
+        "description": f"Pseudo labels of {dataset_name} from image-level labels",
+        "generator": cfg.PSEUDO_LABELS.GENERATOR,
+        "version": f"wsis_d2 {__version__}",
+        "weights_sha256": file_sha256(cfg.MODEL.WEIGHTS),
+        "seed": cfg.SEED,
+        "config": settings,
+    }

@@ -1,0 +1,95 @@
+"""From command line arguments to a frozen config, a writable output folder, logs and seeds."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import tempfile
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from ..config import add_wsis_config
+from ..data import register_own_datasets
+from ..errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
+    """Detectron2's defaults + the plugin's + ``config_file`` + ``KEY VALUE`` pairs.
+
+    The device is the CPU where there is no CUDA device. Datasets that the config names by their
+    files are registered.
+
+    Raises:
+        UserError: Missing file, unknown key, value of the wrong type.
+    """
+    cfg = get_cfg()
+    add_wsis_config(cfg)
+    if config_file:
+        if not os.path.isfile(config_file):
+            raise UserError(f"config file {config_file} does not exist: check --config-file")
+        _merge(cfg.merge_from_file, config_file, f"config file {config_file}")
+    if opts:
+        if len(opts) % 2:
+            raise UserError(f"KEY VALUE options come in pairs, got {' '.join(opts)!r}")
+        _merge(cfg.merge_from_list, list(opts), "the command line")
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    register_own_datasets(cfg)
+    return cfg
+
+
+def _merge(merge, argument, where: str) -> None:
+    try:
+        merge(argument)
+    except (KeyError, ValueError, AssertionError, OSError) as error:
+        text = error.args[0] if error.args else str(error)
+        raise UserError(f"{where} cannot be used: {text}") from error
+
+
+def setup(cfg: CfgNode, args: argparse.Namespace | None = None, verbose: bool = True) -> None:
+    """Create ``OUTPUT_DIR``, start the logs and seed all random numbers of this process.
+
+    Args:
+        cfg: Its ``SEED`` plus the rank seeds python, numpy and torch; below 0: a random seed.
+        args: Logged as they are.
+        verbose: Log the environment and the whole config too, as Detectron2's tools do; without
+            it the config is only saved as ``OUTPUT_DIR/config.yaml``.
+    """
+    if comm.is_main_process():
+        check_writable(cfg.OUTPUT_DIR)
+    comm.synchronize()
+    rank = comm.get_rank()
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="wsis_d2")
+    if verbose:
+        default_setup(cfg, args or argparse.Namespace())
+    else:
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+        if comm.is_main_process():
+            with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w", encoding="utf-8") as file:
+                file.write(cfg.dump())
+        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+
+
+def check_writable(folder: str) -> None:
+    """Create ``folder`` and try to write there.
+
+    Raises:
+        UserError: Where that is not possible.
+    """
+    try:
+        os.makedirs(folder or ".", exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder or "."):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"output folder {folder} is not writable ({error.strerror}): choose another folder"
+        ) from error

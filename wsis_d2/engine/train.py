@@ -1,0 +1,60 @@
+"""Train or evaluate one stage: what ``tools/train_net.py`` and the recipes run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from ..errors import UserError
+from ..files import write_json
+from .checkpoint import WSISCheckpointer
+from .trainer import Trainer, class_names
+
+logger = logging.getLogger(__name__)
+
+
+def train(cfg: CfgNode, resume: bool = False) -> dict:
+    """Train ``cfg``'s model; every process of the job calls this.
+
+    Args:
+        cfg: The config; ``MODEL.WEIGHTS`` is where training starts from.
+        resume: Go on from the last checkpoint in ``OUTPUT_DIR``, if there is one.
+
+    Returns:
+        Metrics on ``DATASETS.TEST`` at the end, {} where it is empty; on the main process.
+    """
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    # DefaultTrainer evaluates by a hook, whose result is lost where a finished run is resumed.
+    if trainer.start_iter >= trainer.max_iter:
+        return evaluate(cfg)
+    return getattr(trainer, "_last_eval_results", {})
+
+
+def evaluate(cfg: CfgNode) -> dict:
+    """Evaluate the weights of ``OUTPUT_DIR``'s last checkpoint, or else ``MODEL.WEIGHTS``."""
+    model = Trainer.build_model(cfg)
+    checkpointer = WSISCheckpointer(
+        model,
+        cfg.OUTPUT_DIR,
+        meta_architecture=cfg.MODEL.META_ARCHITECTURE,
+        classes=class_names(cfg),
+        exact=True,
+    )
+    weights = cfg.MODEL.WEIGHTS or checkpointer.get_checkpoint_file()
+    if not weights:
+        raise UserError(
+            f"nothing to evaluate: MODEL.WEIGHTS is empty and {cfg.OUTPUT_DIR} has no checkpoint"
+        )
+    checkpointer.load(weights)
+    metrics = Trainer.test(cfg, model)
+    if comm.is_main_process() and metrics:
+        path = os.path.join(cfg.OUTPUT_DIR, "eval_metrics.json")
+        write_json(path, metrics)
+        logger.info(f"Metrics: {path}\n{json.dumps(metrics, indent=2)}")
+    return metrics

@@ -1,0 +1,163 @@
+"""Detectron2's trainer for every stage: classifiers on labels, Mask R-CNN on pseudo masks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    SimpleTrainer,
+    create_ddp_model,
+)
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+from detectron2.modeling import build_model
+
+from ..data import ImageLabelMapper, check_image_level_dataset, ground_truth_json
+from ..errors import UserError
+from ..evaluation import InstanceMaskEvaluator, MultiLabelEvaluator
+from .checkpoint import WSISCheckpointer
+from .solver import build_lr_scheduler, build_optimizer
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """:class:`DefaultTrainer` that also trains from image labels, and on CPU processes.
+
+    With ``DATASETS.SUPERVISION: image_labels`` it sees images and class labels alone and evaluates
+    by multi-label mAP; with ``masks`` it is stock Detectron2 with COCO AP and VOC-style AP.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        # DefaultTrainer's constructor is written for CUDA: DDP gets a device id, AMP a GPU. The
+        # parts and their order are its own.
+        TrainerBase.__init__(self)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+        ddp_options = {} if on_gpu else {"device_ids": None}
+        model = create_ddp_model(model, broadcast_buffers=False, **ddp_options)
+        if cfg.SOLVER.AMP.ENABLED and not on_gpu:
+            logger.warning("SOLVER.AMP.ENABLED needs a GPU: training in full precision")
+        trainer_type = AMPTrainer if cfg.SOLVER.AMP.ENABLED and on_gpu else SimpleTrainer
+        self._trainer = trainer_type(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = WSISCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            meta_architecture=cfg.MODEL.META_ARCHITECTURE,
+            classes=class_names(cfg),
+            trainer=weakref.proxy(self),
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        """The meta-architecture of the config (not printed: it is in the config)."""
+        return build_model(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """See :func:`wsis_d2.engine.solver.build_optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+        """See :func:`wsis_d2.engine.solver.build_lr_scheduler`."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        """A stock loader; with image labels as supervision no mask or box passes it."""
+        if cfg.DATASETS.SUPERVISION != "image_labels":
+            return build_detection_train_loader(cfg)
+        dataset = [d for name in cfg.DATASETS.TRAIN for d in dataset_dicts(name)]
+        check_image_level_dataset(dataset, class_names(cfg))
+        return build_detection_train_loader(
+            dataset=dataset,
+            mapper=ImageLabelMapper(cfg, is_train=True),
+            total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            aspect_ratio_grouping=False,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """One image at a time, split over the processes."""
+        if cfg.DATASETS.SUPERVISION != "image_labels":
+            return build_detection_test_loader(cfg, dataset_name)
+        return build_detection_test_loader(
+            dataset=dataset_dicts(dataset_name),
+            mapper=ImageLabelMapper(cfg, is_train=False),
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Multi-label mAP for classifiers, COCO AP and VOC-style AP for masks."""
+        if cfg.DATASETS.SUPERVISION == "image_labels":
+            return MultiLabelEvaluator(dataset_name)
+        output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return DatasetEvaluators(
+            [
+                COCOEvaluator(dataset_name, output_dir=output_dir),
+                build_instance_mask_evaluator(cfg, dataset_name, output_dir),
+            ]
+        )
+
+
+def build_instance_mask_evaluator(
+    cfg: CfgNode, dataset_name: str, output_dir: str | None = None
+) -> InstanceMaskEvaluator:
+    """The VOC-style evaluator with the thresholds of ``cfg.TEST.INSTANCE_MASKS``."""
+    return InstanceMaskEvaluator(
+        dataset_name,
+        output_dir=output_dir,
+        iou_thresholds=cfg.TEST.INSTANCE_MASKS.IOU_THRESHOLDS,
+        area_bounds=cfg.TEST.INSTANCE_MASKS.AREA_BOUNDS,
+    )
+
+
+def dataset_dicts(name: str) -> list[dict]:
+    """The registered dataset's dicts.
+
+    Raises:
+        UserError: Where no such dataset is registered.
+    """
+    if name not in DatasetCatalog.list():
+        raise UserError(
+            f"dataset '{name}' is not registered: check DATASETS.TRAIN/TEST, or name its files in "
+            "DATASETS.OWN_TRAIN, DATASETS.OWN_TEST or DATASETS.PSEUDO"
+        )
+    return DatasetCatalog.get(name)
+
+
+def class_names(cfg: CfgNode) -> list[str]:
+    """Names of the training dataset's classes, [] where it has none."""
+    if not cfg.DATASETS.TRAIN:
+        return []
+    name = cfg.DATASETS.TRAIN[0]
+    if not MetadataCatalog.get(name).get("thing_classes"):
+        dataset_dicts(name)  # some datasets know their classes only once they are loaded
+    return list(MetadataCatalog.get(name).get("thing_classes", []))
+
+
+def has_ground_truth(dataset_name: str) -> bool:
+    """Whether true masks of the dataset are known (for evaluation only)."""
+    return bool(ground_truth_json(dataset_name))
