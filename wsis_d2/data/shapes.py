@@ -28,7 +28,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from skimage.color import hsv2rgb
 from tqdm import tqdm
 
 from wsis_d2.errors import UserError
@@ -222,10 +221,13 @@ def _hsv_to_rgb(
     hue: np.ndarray | float, saturation: np.ndarray | float, value: np.ndarray
 ) -> np.ndarray:
     """Hue in OpenCV's units, two fractions, broadcast to (H, W), to (H, W, 3) RGB in [0, 1]."""
-    hsv = np.broadcast_arrays(
-        np.mod(hue, 180.0) / 180.0, np.clip(saturation, 0.0, 1.0), np.clip(value, 0.0, 1.0)
-    )
-    return hsv2rgb(np.stack(hsv, axis=-1))
+    saturation, value = np.clip(saturation, 0.0, 1.0), np.clip(value, 0.0, 1.0)
+    channels = []
+    for offset in (5.0, 3.0, 1.0):  # red, green, blue: the same trapezoid over hue, shifted
+        sextant = (offset + np.asarray(hue) / 30.0) % 6.0
+        dip = np.minimum(sextant, 4.0 - sextant).clip(0.0, 1.0)
+        channels.append(value * (1.0 - saturation * dip))
+    return np.stack(channels, axis=-1)
 
 
 def _blend(image: np.ndarray, color: np.ndarray, depth: np.ndarray) -> None:
