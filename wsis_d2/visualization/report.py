@@ -10,7 +10,6 @@ import base64
 import math
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from numbers import Integral, Real
@@ -19,8 +18,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from wsis_d2.errors import UserError
-
+from ..errors import UserError
+from ..files import write_text
 from .style import STYLE
 
 Cell = str | float | None
@@ -128,7 +127,13 @@ def write_report(
         "</main>",
         _provenance(provenance or {}),
     ]
-    _write_atomically(Path(path), _page(title, "\n".join(filter(None, body))))
+    try:
+        write_text(Path(path), _page(title, _lines(*body)))
+    except OSError as error:
+        raise UserError(
+            f"the report cannot be written to {path} ({error.strerror}): "
+            "choose a folder that you may write to"
+        ) from error
 
 
 def format_number(value: Cell, decimals: int = 1) -> str:
@@ -317,18 +322,3 @@ def _lines(*parts: str) -> str:
 def _check_length(where: str, values: Sequence, columns: Sequence) -> None:
     if len(values) != len(columns):
         raise ValueError(f"{where} has {len(values)} entries for {len(columns)} columns")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(
-            f"the report cannot be written to {path} ({error.strerror}): "
-            "choose a folder that you may write to"
-        ) from error
