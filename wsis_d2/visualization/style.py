@@ -64,7 +64,10 @@ dl, dd { margin: 0; }
 .legend dd { color: var(--soft); }
 
 .gallery { --gap: .75rem; margin-inline: calc(var(--gap) / -2); }
-.gallery table { width: 100%; table-layout: fixed; border-collapse: collapse; }
+.gallery table {
+  width: 100%; max-width: calc(var(--columns) * 17rem); table-layout: fixed;
+  border-collapse: collapse;
+}
 .gallery th { text-align: left; }
 .gallery thead th {
   position: sticky; top: 0; z-index: 1; padding: .5rem calc(var(--gap) / 2);
@@ -108,7 +111,7 @@ footer h2 { margin: 1.5rem 0 .75rem; font-size: 1rem; }
 @media screen and (max-width: 72rem) {
   /* Panels keep a size at which they can be read; the gallery scrolls sideways instead. */
   .gallery { overflow-x: auto; }
-  .gallery table { width: max(100%, calc(var(--columns) * 10.5rem)); }
+  .gallery table { min-width: calc(var(--columns) * 10.5rem); }
   .gallery .stay { position: sticky; left: calc(var(--gap) / 2); }
 }
 @media (max-width: 40rem) {
