@@ -59,7 +59,7 @@ def read_image_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
     """
     with ThreadPoolExecutor(max_workers=8) as pool:
         sizes = pool.map(_read_image_size, paths)
-        return list(tqdm(sizes, "image sizes", len(paths), leave=False, disable=len(paths) < 5000))
+        return list(tqdm(sizes, "image sizes", len(paths), leave=False, delay=3))
 
 
 def _read_image_size(path: str) -> tuple[int, int]:

@@ -136,8 +136,9 @@ def convert_voc_instances_to_coco(
         UserError: a file is missing or malformed, or the output cannot be written.
     """
     image_files = _image_files(devkit_root)
+    names = _read_split(devkit_root, split)
     images, annotations = [], []
-    for name in tqdm(_read_split(devkit_root, split), f"instances of {split}", leave=False):
+    for name in tqdm(names, f"instances of {split}", leave=False, delay=3):
         objects = _read_label_map(os.path.join(devkit_root, "SegmentationObject", f"{name}.png"))
         class_file = os.path.join(devkit_root, "SegmentationClass", f"{name}.png")
         classes = _read_label_map(class_file)

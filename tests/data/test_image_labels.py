@@ -1,0 +1,368 @@
+"""The doors for the user's own images: CSV, class folders, COCO JSON."""
+
+import json
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from wsis_d2 import add_wsis_config
+from wsis_d2.data import (
+    check_image_level_dataset,
+    ground_truth_json,
+    load_class_folders,
+    load_coco_image_labels,
+    load_image_labels_csv,
+    make_image_level,
+    register_image_level_dataset,
+    register_own_datasets,
+)
+from wsis_d2.errors import UserError
+
+KEYS = {"file_name", "image_id", "height", "width", "image_labels"}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Images of different sizes: height 10 + i, width 20 + i."""
+    folder = tmp_path / "images"
+    (folder / "sub").mkdir(parents=True)
+    for i, name in enumerate(("a.jpg", "b.png", "sub/c, d.jpg")):
+        Image.new("RGB", (20 + i, 10 + i)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def catalog():
+    """Forgets the datasets that a test registers."""
+    before = set(DatasetCatalog)
+    yield
+    for name in set(DatasetCatalog) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def write(path, text, **kwargs):
+    path.write_text(text, **{"encoding": "utf-8", **kwargs})
+    return str(path)
+
+
+def coco(images, annotations, categories):
+    """Content of a COCO JSON from (id, file name), (image id, category id) and (id, name)."""
+    return {
+        "images": [{"id": id_, "file_name": name, "height": 5, "width": 6} for id_, name in images],
+        "annotations": [
+            {
+                "id": i,
+                "image_id": image_id,
+                "category_id": category_id,
+                "bbox": [0, 0, 2, 2],
+                "segmentation": [[0, 0, 2, 0, 2, 2]],
+                "area": 2,
+                "iscrowd": 0,
+            }
+            for i, (image_id, category_id) in enumerate(annotations, start=1)
+        ],
+        "categories": [{"id": id_, "name": name} for id_, name in categories],
+    }
+
+
+# CSV
+
+
+def test_csv(root, tmp_path):
+    path = write(
+        tmp_path / "l.csv",
+        "\ufeffnote,file_name,labels\r\nx,b.png,dog ; traffic light;dog;\r\n"
+        ',"sub/c, d.jpg",cat\r\n\r\ny,./a.jpg,dog\r\n',
+        newline="",
+    )
+    assert load_image_labels_csv(path, str(root)) == [
+        {
+            "file_name": f"{root}/{name}",
+            "image_id": i + 1,
+            "height": 10 + i,
+            "width": 20 + i,
+            "image_labels": labels,
+        }
+        for i, (name, labels) in enumerate(
+            [("a.jpg", [1]), ("b.png", [1, 2]), ("sub/c, d.jpg", [0])]
+        )
+    ]
+    given = load_image_labels_csv(path, str(root), ["traffic light", "bird", "dog", "cat"])
+    assert [d["image_labels"] for d in given] == [[2], [0, 2], [3]]
+
+
+def test_csv_of_a_photo_that_lies_on_its_side(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    path = write(tmp_path / "l.csv", "file_name,labels\na.jpg,dog\n")
+    (dataset_dict,) = load_image_labels_csv(path, str(tmp_path))
+    assert (dataset_dict["height"], dataset_dict["width"]) == (30, 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file_name,labels\na.jpg,dgo\n", r"label 'dgo' of image 'a.jpg'.*did you mean 'dog'"),
+        ("file_name,labels\na.jpg,dog:2\n", r"'dog:2' in line 2 .* counts objects"),
+        ("file_name,labels\na.jpg,dog;cat:5+\n", r"'cat:5\+' in line 2 .* counts objects"),
+        ("file_name,labels\na.jpg,dog\nb.png, ;\n", r"'b.png' has no labels .*1 such lines: 3"),
+        ("file_name,labels\na.jpg\n", r"'a.jpg' has no labels"),
+        ("file_name,labels\na.jpg,dog\n./a.jpg,cat\n", r"line 3 .* lists 'a.jpg' a second time"),
+        ("file_name,labels\na.jpg,dog,cat\n", r"line 2 .* more cells"),
+        ("file_name,labels\n,dog\n", r"line 2 .* has no file name"),
+        ("file_name;labels\na.jpg;dog\n", r"lacks the columns .*'file_name;labels'"),
+        ("", r"lacks the columns"),
+        ("file_name,labels\n", r"lists no image"),
+        ('file_name,labels\n"a.jpg,dog\n', r"no CSV file in UTF-8"),
+        ("file_name,labels\nnowhere.jpg,dog\nb.png,dog\n", r"'.*nowhere.jpg', listed .* is absent"),
+        ("file_name,labels\nbroken.jpg,dog\n", r"image '.*broken.jpg' cannot be read"),
+    ],
+)
+def test_csv_errors(root, tmp_path, text, message):
+    (root / "broken.jpg").write_bytes(b"no image")
+    path = write(tmp_path / "l.csv", text)
+    with pytest.raises(UserError, match=message):
+        load_image_labels_csv(path, str(root), ["cat", "dog"])
+
+
+def test_csv_missing_places(root, tmp_path):
+    path = write(tmp_path / "l.csv", "file_name,labels\na.jpg,dog\n")
+    with pytest.raises(UserError, match=r"the label file, '.*no.csv', is missing"):
+        load_image_labels_csv(str(tmp_path / "no.csv"), str(root))
+    with pytest.raises(UserError, match=r"the image folder, '.*nowhere', is missing"):
+        load_image_labels_csv(path, str(tmp_path / "nowhere"))
+    (tmp_path / "latin.csv").write_bytes("file_name,labels\na.jpg,dög\n".encode("latin-1"))
+    with pytest.raises(UserError, match="no CSV file in UTF-8"):
+        load_image_labels_csv(str(tmp_path / "latin.csv"), str(root))
+
+
+names = (
+    st.text(st.characters(exclude_categories=("C", "Z"), exclude_characters=";"), min_size=1)
+    .map(lambda text: f"n {text}")
+    .filter(lambda text: not text[-1].isdigit() and text[-1] != "+")
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    rows=st.lists(st.sets(names, min_size=1, max_size=4), min_size=1, max_size=3),
+    bom=st.booleans(),
+    line_end=st.sampled_from(["\n", "\r\n"]),
+)
+def test_csv_round_trip(root, tmp_path, rows, bom, line_end):
+    files = ["a.jpg", "b.png", "sub/c, d.jpg"][: len(rows)]
+    lines = ["file_name,labels"]
+    for file, labels in zip(files, rows):
+        cell = ";".join(labels).replace('"', '""')
+        lines.append(f'"{file}","{cell}"')
+    path = write(
+        tmp_path / "l.csv",
+        line_end.join(lines),
+        encoding="utf-8-sig" if bom else "utf-8",
+        newline="",
+    )
+    classes = sorted(set().union(*rows))
+    dicts = load_image_labels_csv(path, str(root))
+    assert [{classes[i] for i in d["image_labels"]} for d in dicts] == rows
+
+
+# Class folders
+
+
+def test_class_folders(tmp_path):
+    for name in ("dog/b.jpg", "cat/x/y.PNG", "dog/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 3)).save(tmp_path / name)
+    for name in ("dog/notes.txt", ".hidden/a.jpg", "README"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    dicts = load_class_folders(str(tmp_path))
+    assert [d["file_name"] for d in dicts] == [
+        f"{tmp_path}/{name}" for name in ("cat/x/y.PNG", "dog/a.png", "dog/b.jpg")
+    ]
+    assert [d["image_labels"] for d in dicts] == [[0], [1], [1]]
+    assert [d["image_id"] for d in dicts] == [1, 2, 3]
+    assert [d["image_labels"] for d in load_class_folders(str(tmp_path), ["dog", "cat"])] == [
+        [1],
+        [0],
+        [0],
+    ]
+    with pytest.raises(UserError, match="label 'cat' .* not among the classes"):
+        load_class_folders(str(tmp_path), ["dog"])
+    (tmp_path / "z.jpg").touch()
+    with pytest.raises(UserError, match="z.jpg' lies outside of the class folders"):
+        load_class_folders(str(tmp_path))
+
+
+def test_class_folders_without_images(tmp_path):
+    with pytest.raises(UserError, match="no images in class folders"):
+        load_class_folders(str(tmp_path))
+    with pytest.raises(UserError, match="is missing"):
+        load_class_folders(str(tmp_path / "nowhere"))
+
+
+# COCO JSON
+
+
+def test_coco_json_gives_labels_alone(root, tmp_path):
+    content = coco(
+        [(70, "b.png"), (7, "a.jpg"), (8, "sub/c, d.jpg")],
+        [(70, 9), (70, 4), (70, 9), (7, 4)],
+        [(9, "cat"), (4, "dog"), (5, "bird")],
+    )
+    path = write(tmp_path / "x.json", json.dumps(content))
+    dicts = load_coco_image_labels(path, str(root))
+    assert all(set(d) == KEYS for d in dicts)
+    assert [(d["image_id"], d["image_labels"]) for d in dicts] == [(7, [0]), (70, [0, 2])]
+    assert (dicts[0]["height"], dicts[0]["width"]) == (5, 6)
+    dicts = load_coco_image_labels(path, str(root), ["cat", "dog"])
+    assert [d["image_labels"] for d in dicts] == [[1], [0, 1]]
+    with pytest.raises(UserError, match="label 'cat'"):
+        load_coco_image_labels(path, str(root), ["dog"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not in COCO's instance format"),
+        ("[]", "not in COCO's instance format"),
+        ("{}", "needs the keys images, annotations, categories"),
+        (coco([(1, "a.jpg")], [(2, 1)], [(1, "dog")]), "not in COCO's .*unknown: 2"),
+        (coco([(1, "a.jpg")], [(1, 2)], [(1, "dog")]), "not in COCO's .*unknown: 2"),
+        (coco([(1, "a.jpg")], [(1, 1)], [(1, "dog"), (2, "dog")]), "'dog' is named twice"),
+        (coco([(1, "a.jpg"), (2, "a.jpg")], [(1, 1), (2, 1)], [(1, "dog")]), "'a.jpg' twice"),
+        (coco([(1, "a.jpg")], [], [(1, "dog")]), "no annotated image"),
+        (coco([(1, "no.jpg")], [(1, 1)], [(1, "dog")]), "no.jpg', listed in .* is absent"),
+    ],
+)
+def test_coco_json_errors(root, tmp_path, content, message):
+    text = content if isinstance(content, str) else json.dumps(content)
+    path = write(tmp_path / "x.json", text)
+    with pytest.raises(UserError, match=message):
+        load_coco_image_labels(path, str(root))
+
+
+# Registration
+
+
+def test_register_csv(root, tmp_path, catalog):
+    path = write(tmp_path / "l.csv", "file_name,labels\na.jpg,dog;cat\n")
+    register_image_level_dataset("own", str(root), path)
+    metadata = MetadataCatalog.get("own")
+    assert metadata.thing_classes == ["cat", "dog"]
+    assert metadata.thing_dataset_id_to_contiguous_id == {1: 0, 2: 1}
+    assert (metadata.image_root, metadata.gt_json) == (str(root), "")
+    assert metadata.supervision == "image_labels"
+    assert DatasetCatalog.get("own")[0]["image_labels"] == [0, 1]
+    assert ground_truth_json("own") == ""
+
+    register_image_level_dataset("own", str(root), path)
+    assert MetadataCatalog.get("own") is metadata
+    register_image_level_dataset("own", str(root), path, ("bird", "dog", "cat"))
+    assert MetadataCatalog.get("own").thing_classes == ["bird", "dog", "cat"]
+    assert DatasetCatalog.get("own")[0]["image_labels"] == [1, 2]
+
+
+def test_registration_is_lazy_where_classes_are_given(tmp_path, catalog):
+    register_image_level_dataset("own", str(tmp_path / "no"), str(tmp_path / "no.csv"), ("dog",))
+    with pytest.raises(UserError, match="the label file"):
+        DatasetCatalog.get("own")
+    register_image_level_dataset("own", str(tmp_path), str(tmp_path / "l.txt"), ("dog",))
+    with pytest.raises(UserError, match="neither a .csv nor a .json"):
+        DatasetCatalog.get("own")
+
+
+def test_ids_of_the_ground_truth(root, tmp_path, catalog):
+    path = write(tmp_path / "l.csv", "file_name,labels\na.jpg,dog\nb.png,cat\n")
+    content = coco([(90, "a.jpg"), (80, "b.png")], [(90, 7)], [(7, "dog"), (3, "cat"), (5, "cow")])
+    gt_json = write(tmp_path / "gt.json", json.dumps(content))
+    register_image_level_dataset("own", str(root), path, gt_json=gt_json)
+    metadata = MetadataCatalog.get("own")
+    assert metadata.thing_classes == ["cat", "cow", "dog"]
+    assert metadata.thing_dataset_id_to_contiguous_id == {3: 0, 5: 1, 7: 2}
+    dicts = DatasetCatalog.get("own")
+    assert [(d["image_id"], d["image_labels"]) for d in dicts] == [(90, [2]), (80, [0])]
+    assert all(set(d) == KEYS for d in dicts)
+    assert ground_truth_json("own") == gt_json
+
+    register_image_level_dataset("own", str(root), path, ("dog", "cat"), gt_json)
+    metadata = MetadataCatalog.get("own")
+    assert metadata.thing_dataset_id_to_contiguous_id == {7: 0, 3: 1}
+    assert [d["image_labels"] for d in DatasetCatalog.get("own")] == [[0], [1]]
+
+    with pytest.raises(UserError, match=r"class 'dig' is not among .*did you mean 'dog'"):
+        register_image_level_dataset("own", str(root), path, ("dig", "cat"), gt_json)
+    write(tmp_path / "gt.json", json.dumps(coco([(90, "a.jpg")], [], [(7, "dog"), (3, "cat")])))
+    with pytest.raises(UserError, match=r"'b.png' is not among the images of the ground truth"):
+        DatasetCatalog.get("own")
+    (tmp_path / "gt.json").unlink()
+    with pytest.raises(UserError, match="the ground truth of dataset 'own'"):
+        ground_truth_json("own")
+
+
+def test_ground_truth_of_an_unknown_dataset():
+    with pytest.raises(UserError, match=r"'shape_train' is not registered \(did you mean 'shapes_"):
+        ground_truth_json("shape_train")
+
+
+def test_own_datasets_of_a_config(root, tmp_path, catalog):
+    cfg = get_cfg()
+    add_wsis_config(cfg)
+    before = set(DatasetCatalog)
+    register_own_datasets(cfg)
+    assert set(DatasetCatalog) == before
+
+    train, test = cfg.DATASETS.OWN_TRAIN, cfg.DATASETS.OWN_TEST
+    train.IMAGE_ROOT = test.IMAGE_ROOT = str(root)
+    train.LABELS = write(tmp_path / "train.csv", "file_name,labels\na.jpg,dog\nb.png,cat\n")
+    test.LABELS = write(tmp_path / "test.csv", "file_name,labels\na.jpg,dog\n")
+    content = coco([(1, "a.jpg")], [(1, 1)], [(1, "cat"), (2, "dog")])
+    cfg.DATASETS.PSEUDO.JSON = write(tmp_path / "pseudo.json", json.dumps(content))
+    cfg.DATASETS.PSEUDO.IMAGE_ROOT = str(root)
+    for _ in range(2):
+        register_own_datasets(cfg)
+    # The test set lacks cats, and yet its dog is class 1.
+    assert DatasetCatalog.get("own_test")[0]["image_labels"] == [1]
+    assert len(DatasetCatalog.get("own_train")) == 2
+    (pseudo,) = DatasetCatalog.get("pseudo_labels")
+    assert [a["category_id"] for a in pseudo["annotations"]] == [0]
+    assert MetadataCatalog.get("pseudo_labels").thing_classes == ["cat", "dog"]
+    assert ground_truth_json("pseudo_labels") == "", "pseudo labels are no ground truth"
+
+    cfg.DATASETS.PSEUDO.JSON = str(tmp_path / "no.json")
+    register_own_datasets(cfg)
+    with pytest.raises(UserError, match="the annotation file of dataset 'pseudo_labels'"):
+        DatasetCatalog.get("pseudo_labels")
+
+
+# Checks
+
+
+def test_make_image_level():
+    stock = {
+        "file_name": "a.jpg",
+        "image_id": 3,
+        "sem_seg_file_name": "a.png",
+        "annotations": [{"category_id": c, "bbox": [0, 0, 1, 1]} for c in (5, 2, 5)],
+    }
+    assert make_image_level([stock]) == [
+        {"file_name": "a.jpg", "image_id": 3, "image_labels": [2, 5]}
+    ]
+    assert make_image_level([{**stock, "image_labels": [4, 1]}])[0]["image_labels"] == [1, 4]
+
+
+def test_check_image_level_dataset():
+    good = {"file_name": "a.jpg", "image_labels": [0, 1]}
+    check_image_level_dataset([good], ["cat", "dog"])
+    with pytest.raises(UserError, match="has no image"):
+        check_image_level_dataset([], ["cat"])
+    with pytest.raises(UserError, match="'b.jpg' has no label"):
+        check_image_level_dataset([good, {"file_name": "b.jpg", "image_labels": []}], ["a", "b"])
+    with pytest.raises(UserError, match="label id 1, but the dataset has 1 classes"):
+        check_image_level_dataset([good], ["cat"])
