@@ -56,7 +56,7 @@ def to_rle(segmentation: Any, image_size: tuple[int, int] | None = None) -> dict
         try:
             height, width = (int(side) for side in segmentation["size"])
             counts = segmentation["counts"]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise ValueError("its RLE needs 'size' [height, width] and 'counts'") from None
         if isinstance(counts, str | bytes):
             counts = counts.encode() if isinstance(counts, str) else counts
@@ -190,7 +190,7 @@ def image_sizes(dataset: Mapping[str, Any]) -> dict[Hashable, tuple[int, int]]:
     return {
         image["id"]: (int(image["height"]), int(image["width"]))
         for image in dataset["images"]
-        if image.get("height") and image.get("width")
+        if all(isinstance(image.get(side), int | float) for side in ("height", "width"))
     }
 
 

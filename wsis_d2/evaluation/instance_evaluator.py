@@ -11,7 +11,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
-from .. import data
+from ..data import ground_truth_json
 from ..errors import UserError
 from .coco_format import ground_truths_of, read_coco_json, write_json
 from .instance_ap import evaluate_instance_masks
@@ -39,10 +39,12 @@ class InstanceMaskEvaluator(DatasetEvaluator):
             dataset_name: a registered dataset.
             output_dir: where to write ``instance_masks.json``, all metrics; None: nowhere.
             iou_thresholds, area_bounds: see :func:`evaluate_instance_masks`.
-            distributed: gather from all processes; only the main one gets results.
+            distributed: gather from all processes, which must make the evaluator together; only the
+                main one gets results.
 
         Raises:
-            UserError: the ground-truth file is missing or is not in COCO format.
+            UserError: the dataset is not registered, or its ground-truth file is missing or is not
+                in COCO format.
         """
         self._logger = logging.getLogger(__name__)
         self._dataset_name = dataset_name
@@ -51,11 +53,14 @@ class InstanceMaskEvaluator(DatasetEvaluator):
         self._area_bounds = tuple(area_bounds)
         self._distributed = distributed
         self._metadata = MetadataCatalog.get(dataset_name)
-        self._gt_file = data.ground_truth_json(dataset_name) or self._metadata.get("json_file", "")
-        # Read by the main process alone, and before inference: a bad file should be found early.
-        self._gt = None
-        if self._gt_file and (comm.is_main_process() or not distributed):
-            self._gt = read_coco_json(self._gt_file)
+        # By the main process alone: it may have to convert the dataset's own format first. Before
+        # inference: a bad file should be found early.
+        self._gt_file, self._gt = "", None
+        if comm.is_main_process() or not distributed:
+            self._gt_file = ground_truth_json(dataset_name)
+            self._gt = read_coco_json(self._gt_file) if self._gt_file else None
+        if distributed:
+            self._gt_file = comm.all_gather(self._gt_file)[0]
         self.reset()
 
     def reset(self) -> None:

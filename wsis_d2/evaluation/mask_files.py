@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..errors import UserError
-from .coco_format import ground_truths_of, image_sizes, load_coco_detections, read_coco_json, to_rle
+from .coco_format import ground_truths_of, image_sizes, load_coco_detections, read_coco_json
 from .instance_ap import evaluate_instance_masks
 from .metrics_table import format_instance_metrics
 
@@ -93,36 +93,40 @@ def evaluate_mask_files(
     class_names = {category["id"]: category["name"] for category in gt["categories"]}
     table = format_instance_metrics(metrics, class_names)
     if coco:
-        metrics["coco"] = evaluate_coco(detections, gt)
+        metrics["coco"] = evaluate_coco(detections, gt, os.fspath(gt_file))
         numbers = ", ".join(f"{key} {value:.1f}" for key, value in metrics["coco"].items())
         table += f"\n\nCOCO's evaluation of masks: {numbers}"
     return metrics, table
 
 
-def evaluate_coco(detections: list[dict[str, Any]], gt: dict[str, Any]) -> dict[str, float]:
+def evaluate_coco(
+    detections: list[dict[str, Any]], gt: dict[str, Any], gt_file: str = ""
+) -> dict[str, float]:
     """COCO's evaluation of masks (pycocotools), at most 100 detections per image.
 
     Args:
         detections: as :func:`load_coco_detections` returns; images and categories of ``gt`` only.
-        gt: a COCO dataset.
+        gt: a COCO dataset, read from ``gt_file``, which error messages name.
 
     Returns:
         AP, AP50, AP75, APs, APm, APl in percent; nan where there is no object.
+
+    Raises:
+        UserError: a mask cannot be read.
     """
-    sizes = image_sizes(gt)
-    truths = []
-    for number, annotation in enumerate(gt["annotations"], start=1):
-        rle = to_rle(annotation["segmentation"], sizes.get(annotation["image_id"]))
-        truths.append(
-            {
-                "id": number,
-                "image_id": annotation["image_id"],
-                "category_id": annotation["category_id"],
-                "segmentation": rle,
-                "area": annotation.get("area", float(mask_util.area(rle))),
-                "iscrowd": int(annotation.get("iscrowd", 0)),
-            }
+    # Crowd regions take part here.
+    everything = {**gt, "annotations": [{**a, "iscrowd": 0} for a in gt["annotations"]]}
+    truths = [
+        {
+            **truth,
+            "id": number,
+            "area": annotation.get("area", float(mask_util.area(truth["segmentation"]))),
+            "iscrowd": int(annotation.get("iscrowd", 0)),
+        }
+        for number, (truth, annotation) in enumerate(
+            zip(ground_truths_of(everything, gt_file), gt["annotations"]), start=1
         )
+    ]
     found = [
         {**d, "id": number, "area": float(mask_util.area(d["segmentation"])), "iscrowd": 0}
         for number, d in enumerate(detections, start=1)

@@ -1,0 +1,219 @@
+"""Readers of COCO files and masks: what they take, and that nothing else breaks them."""
+
+import contextlib
+import itertools
+import json
+import os
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsis_d2.errors import UserError
+from wsis_d2.evaluation import (
+    check_writable,
+    load_coco_detections,
+    load_coco_ground_truths,
+    read_coco_json,
+    to_rle,
+    write_json,
+)
+from wsis_d2.evaluation.coco_format import _run_lengths
+
+masks = st.builds(
+    lambda h, w, p, seed: np.random.default_rng(seed).random((h, w)) < p,
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.floats(0, 1),
+    st.integers(0, 2**32 - 1),
+)
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["images", "annotations", "categories", "id", "image_id", "size", "counts"]
+            )
+            | st.text(max_size=3),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+def encode(mask):
+    return mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+
+
+@settings(max_examples=100, deadline=None)
+@given(masks)
+def test_run_lengths_are_those_of_the_mask(mask):
+    runs = [(value, len(list(run))) for value, run in itertools.groupby(mask.ravel(order="F"))]
+    want = [n for _, n in runs]
+    if runs[0][0]:
+        want = [0, *want]
+    assert _run_lengths(encode(mask)["counts"]).tolist() == want
+
+
+def test_run_lengths_of_a_large_mask():
+    mask = np.zeros((3000, 4000), dtype=bool)
+    mask[:, 1500:3900:7] = True
+    assert _run_lengths(encode(mask)["counts"]).sum() == mask.size
+    assert _run_lengths(encode(~mask)["counts"])[1::2].sum() == (~mask).sum()
+
+
+@settings(max_examples=200, deadline=None)
+@given(masks, st.data())
+def test_damaged_rles_are_refused_or_stay_masks(mask, data):
+    rle = encode(mask)
+    counts = bytearray(rle["counts"])
+    for _ in range(data.draw(st.integers(0, 3))):
+        position = data.draw(st.integers(0, len(counts) - 1))
+        counts[position] = data.draw(st.integers(0, 255))
+    damaged = {"size": rle["size"], "counts": bytes(counts[: data.draw(st.integers(0, 60))])}
+    try:
+        read = to_rle(damaged)
+    except ValueError:
+        return
+    # What is let through is a mask, with which pycocotools' IoU comes to an end.
+    decoded = mask_util.decode(read).astype(bool)
+    assert decoded.shape == mask.shape
+    union = (decoded | mask).sum()
+    iou = mask_util.iou([read], [rle], [0])[0, 0]
+    assert union == 0 or iou == pytest.approx((decoded & mask).sum() / union)
+
+
+@settings(max_examples=200, deadline=None)
+@given(json_values)
+def test_any_value_is_a_mask_or_a_value_error(value):
+    try:
+        rle = to_rle(value, (4, 5))
+    except ValueError:
+        return
+    assert mask_util.decode(rle).shape == tuple(rle["size"])
+
+
+def test_polygons():
+    # The right half of a 4 x 6 image, as two polygons, and points that are no outline.
+    polygons = [[3, 0, 6, 0, 6, 2, 3, 2], [3, 2, 6, 2, 6, 4, 3, 4], [0, 0, 3, 3]]
+    want = np.zeros((4, 6), dtype=np.uint8)
+    want[:, 3:] = 1
+    assert (mask_util.decode(to_rle(polygons, (4, 6))) == want).all()
+    with pytest.raises(ValueError, match="three points"):
+        to_rle(polygons[2:], (4, 6))
+    with pytest.raises(ValueError, match="not known"):
+        to_rle(polygons)
+
+
+def dataset(**changes):
+    mask = np.zeros((8, 9), dtype=np.uint8)
+    mask[2:5, 3:7] = 1
+    rle = encode(mask)
+    annotation = {
+        "id": 1,
+        "image_id": 5,
+        "category_id": 2,
+        "iscrowd": 0,
+        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+    }
+    crowd = {**annotation, "id": 2, "iscrowd": 1, "segmentation": {"size": [8, 9], "counts": [72]}}
+    polygon = {**annotation, "id": 3, "segmentation": [[3, 2, 7, 2, 7, 5, 3, 5]], "score": 0.25}
+    return {
+        "images": [{"id": 5, "file_name": "a.jpg", "height": 8, "width": 9}],
+        "annotations": [annotation, crowd, polygon],
+        "categories": [{"id": 2, "name": "cat"}],
+        **changes,
+    }
+
+
+def save(tmp_path, content, name="file.json"):
+    path = tmp_path / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+def test_ground_truths_leave_crowds_out(tmp_path):
+    truths = load_coco_ground_truths(save(tmp_path, dataset()))
+    assert [t["category_id"] for t in truths] == [2, 2]
+    assert [int(mask_util.area(t["segmentation"])) for t in truths] == [12, 12]
+
+
+def test_detections_of_a_dataset_and_of_a_results_list(tmp_path):
+    content = dataset()
+    detections, read = load_coco_detections(save(tmp_path, content))
+    assert [d["score"] for d in detections] == [1.0, 1.0, 0.25]
+    assert read["categories"] == content["categories"]
+    results, read = load_coco_detections(save(tmp_path, content["annotations"]), {5: (8, 9)})
+    assert results == detections
+    assert read is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not a JSON file"),
+        ("\x00", "is not a JSON file"),
+        ([], "no list 'images'"),
+        (dataset(categories=None), "no list 'categories'"),
+        (dataset(images=[{"file_name": "a"}]), r"images\[0\] has no 'id'"),
+        (dataset(annotations=[{"image_id": 5}]), r"annotations\[0\] has no 'category_id'"),
+        (dataset(annotations=[{"image_id": 5, "category_id": 2}]), "it has no segmentation"),
+        (
+            dataset(annotations=[{"image_id": 6, "category_id": 2, "segmentation": [[0] * 6]}]),
+            "annotation 0 of image 6 .* polygon .* not known",
+        ),
+    ],
+)
+def test_what_is_no_coco_file_is_told_in_one_sentence(tmp_path, content, message):
+    path = save(tmp_path, content)
+    with pytest.raises(UserError, match=message) as error:
+        load_coco_ground_truths(path)
+    assert path in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_and_bad_score(tmp_path):
+    with pytest.raises(UserError, match="there is no file"):
+        read_coco_json(tmp_path / "none.json")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_coco_json(tmp_path)
+    result = {**dataset()["annotations"][0], "score": "high"}
+    with pytest.raises(UserError, match="score of annotation 0"):
+        load_coco_detections(save(tmp_path, [result]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(json_values)
+def test_any_json_is_read_or_refused(tmp_path_factory, value):
+    path = save(tmp_path_factory.getbasetemp(), json.dumps(value))
+    for reader in (load_coco_ground_truths, load_coco_detections):
+        with contextlib.suppress(UserError):
+            reader(path)
+
+
+def test_write_json_is_all_or_nothing(tmp_path):
+    path = tmp_path / "new" / "out.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert os.listdir(path.parent) == ["out.json"]
+
+
+def test_check_writable(tmp_path):
+    check_writable(tmp_path / "made" / "out.json")
+    assert os.listdir(tmp_path / "made") == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        check_writable(tmp_path / "file" / "out.json")
+    with pytest.raises(UserError, match="is a folder"):
+        check_writable(tmp_path / "made")
