@@ -386,8 +386,8 @@ def write_shapes(
             (folder / _PARAMETERS_FILE).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"cannot write Shapes to '{output}' ({error.strerror or error}); choose another output "
-            "folder or make this one writable"
+            f"cannot write Shapes to '{output}' ({error}); choose another output folder or "
+            "make this one writable"
         ) from error
     return True
 
