@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,11 @@ def _check_categories(gt_file, pred_file, gt, detections, pred) -> None:
 
 
 def evaluate_mask_files(
-    gt_file: str | os.PathLike, pred_file: str | os.PathLike, coco: bool = False
+    gt_file: str | os.PathLike,
+    pred_file: str | os.PathLike,
+    coco: bool = False,
+    iou_thresholds: Sequence[float] = (0.25, 0.5, 0.7, 0.75),
+    area_bounds: tuple[float, float] = (1024.0, 9216.0),
 ) -> tuple[dict[str, Any], str]:
     """Evaluate the masks of a COCO file against the true masks of another.
 
@@ -73,6 +78,7 @@ def evaluate_mask_files(
         pred_file: COCO dataset file (such as pseudo labels; scores default to 1) or a list of COCO
             results.
         coco: also run COCO's evaluation of masks.
+        iou_thresholds, area_bounds: see :func:`evaluate_instance_masks`.
 
     Returns:
         the result of :func:`evaluate_instance_masks`, with ``"coco"`` added on demand (AP, AP50,
@@ -89,7 +95,8 @@ def evaluate_mask_files(
     gt_ids = {image["id"] for image in gt["images"]}
     detections = [d for d in detections if d["image_id"] in gt_ids]
 
-    metrics = evaluate_instance_masks(detections, ground_truths_of(gt, os.fspath(gt_file)))
+    truths = ground_truths_of(gt, os.fspath(gt_file))
+    metrics = evaluate_instance_masks(detections, truths, iou_thresholds, area_bounds)
     class_names = {category["id"]: category["name"] for category in gt["categories"]}
     table = format_instance_metrics(metrics, class_names)
     if coco:
