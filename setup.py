@@ -11,7 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "wsis_d2/__init__.py").read
 setup(
     name="wsis_d2",
     version=VERSION,
-    description="Weakly supervised instance segmentation for Detectron2: image labels in, masks out",
+    description="Weakly supervised instance segmentation for Detectron2",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 REQUIREMENT = "pb1-detectron2==0.6"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
-#: PEP 440 local version: `pip list` shows that this is 0.6 with forward ports, not upstream's wheel.
+#: A local version, so that `pip list` shows that this is 0.6 with forward ports.
 VERSION = "0.6+pure"
 
 
@@ -135,7 +135,7 @@ def download(folder: Path) -> Path:
     # no build isolation.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--no-binary=:all:", "--no-build-isolation", "--dest", str(folder), REQUIREMENT]
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    result = subprocess.run(command, capture_output=True, text=True)
     archives = sorted(folder.glob("*.tar.gz"))
     if result.returncode or len(archives) != 1:
         raise SystemExit(

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Turn a trained classifier and mask proposals into a COCO-format JSON of pseudo masks."""
 
-import json
 import os
 
 from detectron2.engine import default_argument_parser
@@ -19,7 +18,6 @@ def run(args) -> None:
     metrics = make_pseudo_labels(cfg, args.output, resume=args.resume)
     if metrics:
         write_json(os.path.splitext(args.output)[0] + "_metrics.json", metrics)
-        print(json.dumps({k: v for k, v in metrics.items() if isinstance(v, float)}, indent=2))
 
 
 def main(args) -> None:

@@ -30,6 +30,8 @@ def _own_dataset(name: str) -> CN:
     node.CLASSES = ()
     # COCO JSON with true masks. Read by evaluators only, never by training.
     node.GT_JSON = ""
+    # Leave images of a CSV without labels out (counted in the log) instead of stopping.
+    node.SKIP_UNLABELED = False
     return node
 
 

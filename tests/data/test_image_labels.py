@@ -366,3 +366,14 @@ def test_check_image_level_dataset():
         check_image_level_dataset([good, {"file_name": "b.jpg", "image_labels": []}], ["a", "b"])
     with pytest.raises(UserError, match="label id 1, but the dataset has 1 classes"):
         check_image_level_dataset([good], ["cat"])
+
+
+def test_unlabelled_images_can_be_left_out(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (4, 3)).save(tmp_path / name)
+    path = tmp_path / "labels.csv"
+    path.write_text("file_name,labels\na.jpg,cat\nb.jpg,\n")
+    with pytest.raises(UserError, match="has no labels"):
+        load_image_labels_csv(str(path), str(tmp_path))
+    (only,) = load_image_labels_csv(str(path), str(tmp_path), skip_unlabeled=True)
+    assert only["file_name"].endswith("a.jpg")

@@ -58,7 +58,10 @@ class _ImageLabels:
 
 
 def load_image_labels_csv(
-    path: str, image_root: str, classes: Sequence[str] | None = None
+    path: str,
+    image_root: str,
+    classes: Sequence[str] | None = None,
+    skip_unlabeled: bool = False,
 ) -> list[dict]:
     """Load a CSV with the columns ``file_name`` and ``labels`` (others are ignored).
 
@@ -70,6 +73,7 @@ def load_image_labels_csv(
         path: the CSV.
         image_root: folder that ``file_name`` is relative to.
         classes: class names in the order of their ids; None: those in the file, sorted.
+        skip_unlabeled: leave images without labels out (and log how many) instead of raising.
 
     Returns:
         Dataset dicts, sorted by file name.
@@ -78,7 +82,7 @@ def load_image_labels_csv(
         UserError: the file, a column, an image or its label is missing; a file is listed twice; a
             label is not among ``classes`` or counts objects (``dog:2``); an image cannot be read.
     """
-    return _dataset_dicts(_read_csv(path), image_root, classes)
+    return _dataset_dicts(_read_csv(path, skip_unlabeled), image_root, classes)
 
 
 def load_class_folders(image_root: str, classes: Sequence[str] | None = None) -> list[dict]:
@@ -128,6 +132,7 @@ def register_image_level_dataset(
     labels: str = "",
     classes: Sequence[str] = (),
     gt_json: str = "",
+    skip_unlabeled: bool = False,
 ) -> None:
     """Register images with image-level labels as a dataset.
 
@@ -143,15 +148,17 @@ def register_image_level_dataset(
             ``gt_json``, else those of the labels.
         gt_json: COCO JSON with true masks, which only evaluators read. Image ids and category ids
             of the dataset are then those of this file.
+        skip_unlabeled: leave images of a CSV without labels out instead of raising.
 
     Raises:
         UserError: a file is missing or malformed (see the ``load_*`` functions of this module).
     """
-    categories = _categories(image_root, labels, classes, gt_json)
+    categories = _categories(image_root, labels, classes, gt_json, skip_unlabeled)
     class_names = list(categories.values())
 
     def load() -> list[dict]:
-        dicts = _dataset_dicts(_read_labels(image_root, labels), image_root, class_names)
+        found = _read_labels(image_root, labels, skip_unlabeled)
+        dicts = _dataset_dicts(found, image_root, class_names)
         return _with_ground_truth_ids(dicts, image_root, gt_json) if gt_json else dicts
 
     replace_dataset(
@@ -182,12 +189,20 @@ def register_own_datasets(cfg: CfgNode) -> None:
     for own in (cfg.DATASETS.OWN_TRAIN, cfg.DATASETS.OWN_TEST):
         if own.IMAGE_ROOT:
             register_image_level_dataset(
-                own.NAME, own.IMAGE_ROOT, own.LABELS, own.CLASSES or classes, own.GT_JSON
+                own.NAME,
+                own.IMAGE_ROOT,
+                own.LABELS,
+                own.CLASSES or classes,
+                own.GT_JSON,
+                own.SKIP_UNLABELED,
             )
             classes = tuple(MetadataCatalog.get(own.NAME).thing_classes)
     pseudo = cfg.DATASETS.PSEUDO
     if pseudo.JSON:
-        register_coco_json(pseudo.NAME, pseudo.JSON, pseudo.IMAGE_ROOT, gt_json="")
+        image_root = pseudo.IMAGE_ROOT
+        if not image_root and pseudo.SOURCE:
+            image_root = MetadataCatalog.get(pseudo.SOURCE).image_root
+        register_coco_json(pseudo.NAME, pseudo.JSON, image_root, gt_json="")
 
 
 def make_image_level(dataset_dicts: Iterable[dict]) -> list[dict]:
@@ -261,13 +276,13 @@ def label_ids(
     return sorted(ids)
 
 
-def _read_labels(image_root: str, labels: str) -> _ImageLabels:
+def _read_labels(image_root: str, labels: str, skip_unlabeled: bool) -> _ImageLabels:
     """Choose the door."""
     if not labels:
         return _read_class_folders(image_root)
     extension = os.path.splitext(labels)[1].lower()
     if extension == ".csv":
-        return _read_csv(labels)
+        return _read_csv(labels, skip_unlabeled)
     if extension == ".json":
         return _read_coco_json(labels)
     raise UserError(
@@ -276,7 +291,7 @@ def _read_labels(image_root: str, labels: str) -> _ImageLabels:
     )
 
 
-def _read_csv(path: str) -> _ImageLabels:
+def _read_csv(path: str, skip_unlabeled: bool) -> _ImageLabels:
     require_file(path, "the label file")
     labels: dict[str, list[str]] = {}
     unlabelled = []
@@ -312,12 +327,16 @@ def _read_csv(path: str) -> _ImageLabels:
         raise UserError(
             f"'{path}' is no CSV file in UTF-8 ({error}): save it as 'CSV UTF-8'"
         ) from error
-    if unlabelled:
+    if unlabelled and skip_unlabeled:
+        logger.warning(f"{len(unlabelled)} images of '{path}' have no labels: left out")
+        for _, file_name in unlabelled:
+            del labels[file_name]
+    elif unlabelled:
         lines = ", ".join(str(line) for line, _ in unlabelled[:10])
         raise UserError(
             f"image '{unlabelled[0][1]}' has no labels in '{path}' ({len(unlabelled)} such lines: "
-            f"{lines}{', ...' if len(unlabelled) > 10 else ''}): label these images or remove the "
-            "lines"
+            f"{lines}{', ...' if len(unlabelled) > 10 else ''}): label these images, remove the "
+            "lines, or set SKIP_UNLABELED of the dataset"
         )
     if not labels:
         raise UserError(f"'{path}' lists no image: add one line per image")
@@ -435,7 +454,7 @@ def _check_class_names(names: Sequence[str], source: str) -> None:
 
 
 def _categories(
-    image_root: str, labels: str, classes: Sequence[str], gt_json: str
+    image_root: str, labels: str, classes: Sequence[str], gt_json: str, skip_unlabeled: bool
 ) -> dict[int, str]:
     """Category id in the dataset -> class name, in the order of the contiguous ids."""
     if gt_json:
@@ -443,7 +462,7 @@ def _categories(
         known = _read_ground_truth_index(gt_json)[0]
     elif labels.lower().endswith(".json") or not classes:
         source = labels or image_root
-        known = _read_labels(image_root, labels).categories
+        known = _read_labels(image_root, labels, skip_unlabeled).categories
     else:
         known = dict(enumerate(classes, start=1))
     if not classes:

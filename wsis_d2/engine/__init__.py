@@ -2,6 +2,24 @@
 
 from .checkpoint import WSISCheckpointer, file_sha256
 from .cli import run_tool
-from .launch import launch
+from .launch import launch, run_in_fresh_process
+from .setup import check_writable, load_config, setup
+from .solver import build_lr_scheduler, build_optimizer
+from .train import evaluate, train
+from .trainer import Trainer
 
-__all__ = ["WSISCheckpointer", "file_sha256", "launch", "run_tool"]
+__all__ = [
+    "Trainer",
+    "WSISCheckpointer",
+    "build_lr_scheduler",
+    "build_optimizer",
+    "check_writable",
+    "evaluate",
+    "file_sha256",
+    "launch",
+    "load_config",
+    "run_in_fresh_process",
+    "run_tool",
+    "setup",
+    "train",
+]

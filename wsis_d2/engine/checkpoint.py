@@ -137,14 +137,13 @@ class WSISCheckpointer(DetectionCheckpointer):
 
     def _check_description(self, description: dict[str, Any]) -> None:
         architecture = description.get("meta_architecture", "")
-        if self.exact and self.meta_architecture and architecture:
-            if architecture != self.meta_architecture:
-                raise UserError(
-                    f"checkpoint {self._path} is a {architecture}, but the config asks for a "
-                    f"{self.meta_architecture}: use the config that it was trained with, or a "
-                    "checkpoint of this method"
-                )
         same_method = architecture == self.meta_architecture
+        if self.exact and self.meta_architecture and architecture and not same_method:
+            raise UserError(
+                f"checkpoint {self._path} is a {architecture}, but the config asks for a "
+                f"{self.meta_architecture}: use the config that it was trained with, or a "
+                "checkpoint of this method"
+            )
         if description.get("classes") and self.classes and (self.exact or same_method):
             difference = _first_difference(description["classes"], self.classes)
             if difference:

@@ -24,9 +24,14 @@ def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namesp
     try:
         main(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {one_sentence(error)}", file=sys.stderr, flush=True)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted: run the same command with --resume to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+def one_sentence(error: UserError) -> str:
+    """The message without the traceback that a data loader's worker process puts before it."""
+    return str(error).rsplit(f"{UserError.__name__}: ", 1)[-1].strip()

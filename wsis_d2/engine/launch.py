@@ -17,6 +17,7 @@ import torch.multiprocessing as mp
 from detectron2.utils import comm
 
 from ..errors import UserError
+from .cli import one_sentence
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 
@@ -95,7 +96,7 @@ def _reporting_worker(local_rank: int, messages, worker: Callable, args: tuple) 
         worker(local_rank, *args)
     except UserError as error:
         # The parent shows one sentence, not the traceback of a child process.
-        messages.put(str(error))
+        messages.put(one_sentence(error))
         raise SystemExit(1) from error
 
 

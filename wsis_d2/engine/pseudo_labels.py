@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
-from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
 from .. import __version__
-from ..data import ImageLabelMapper, check_image_level_dataset
+from ..data import ImageLabelMapper, check_image_level_dataset, ground_truth_json
 from ..errors import UserError
-from ..evaluation import PseudoLabelWriter
+from ..evaluation import PseudoLabelWriter, evaluate_mask_files, flatten_instance_metrics
 from ..labeling import build_label_generator
 from .checkpoint import WSISCheckpointer, file_sha256
-from .trainer import build_instance_mask_evaluator, dataset_dicts, has_ground_truth
+from .trainer import dataset_dicts
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +50,8 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
         resume: Go on after a kill, where weights, config and dataset are still the same.
 
     Returns:
-        Metrics of the labels, {} where the dataset has no ground truth; on the main process.
+        ``{"pseudo_labels": {"AP25": ..., "ABO": ..., ...}}`` in percent, {} where the dataset has
+        no ground truth; on the main process.
 
     Raises:
         UserError: See :mod:`wsis_d2.engine.checkpoint` and :mod:`wsis_d2.data`.
@@ -98,9 +98,20 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
         return {}
     seconds = time.perf_counter() - start
     logger.info(f"Labelled {len(todo)} images in {seconds:.0f} s: {output_file}")
-    if not has_ground_truth(name):
+    gt_json = ground_truth_json(name)
+    if not gt_json:
         return {}
-    return evaluate_label_file(cfg, name, output_file)
+    settings = cfg.TEST.INSTANCE_MASKS
+    metrics, table = evaluate_mask_files(
+        gt_json,
+        output_file,
+        iou_thresholds=settings.IOU_THRESHOLDS,
+        area_bounds=settings.AREA_BOUNDS,
+    )
+    logger.info(f"Pseudo labels of '{name}' against its true masks (%):\n{table}")
+    ids = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
+    names = {dataset_id: classes[i] for dataset_id, i in ids.items()}
+    return {"pseudo_labels": flatten_instance_metrics(metrics, names)}
 
 
 def label_info(cfg: CfgNode, dataset_name: str) -> dict:

@@ -244,7 +244,12 @@ def _training_rows(
             ReportPanel(
                 f"{len(cues)} peaks",
                 draw_peaks(
-                    image, cues.points.cpu().numpy(), class_ids, class_names=classes, scale=scale
+                    image,
+                    cues.points.cpu().numpy(),
+                    class_ids,
+                    class_names=classes,
+                    color_ids=range(len(cues)),
+                    scale=scale,
                 ),
             ),
             ReportPanel(f"{len(cues)} maps", draw_peak_responses(image, responses, scale=scale)),

@@ -24,7 +24,7 @@ from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
 from detectron2.modeling import build_model
 
-from ..data import ImageLabelMapper, check_image_level_dataset, ground_truth_json
+from ..data import ImageLabelMapper, check_image_level_dataset
 from ..errors import UserError
 from ..evaluation import InstanceMaskEvaluator, MultiLabelEvaluator
 from .checkpoint import WSISCheckpointer
@@ -156,8 +156,3 @@ def class_names(cfg: CfgNode) -> list[str]:
     if not MetadataCatalog.get(name).get("thing_classes"):
         dataset_dicts(name)  # some datasets know their classes only once they are loaded
     return list(MetadataCatalog.get(name).get("thing_classes", []))
-
-
-def has_ground_truth(dataset_name: str) -> bool:
-    """Whether true masks of the dataset are known (for evaluation only)."""
-    return bool(ground_truth_json(dataset_name))

@@ -1,0 +1,86 @@
+"""Learning rates: multipliers per part of the model, and the schedules against their formulas."""
+
+import math
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+
+from wsis_d2 import add_wsis_config
+from wsis_d2.engine.solver import build_lr_scheduler, build_optimizer
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    add_wsis_config(cfg)
+    cfg.SOLVER.BASE_LR = 0.1
+    cfg.SOLVER.MAX_ITER = 10
+    cfg.SOLVER.WARMUP_ITERS = 0
+    return cfg
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+        self.classifier = torch.nn.Conv2d(4, 2, 1)
+
+
+def _learning_rates(cfg, steps):
+    optimizer = build_optimizer(cfg, Net())
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_multipliers_and_decay_per_part(cfg, name):
+    cfg.SOLVER.OPTIMIZER = name
+    cfg.SOLVER.BACKBONE_MULTIPLIER, cfg.SOLVER.HEAD_MULTIPLIER = 0.01, 10.0
+    cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_NORM = 0.05, 0.0
+    net = Net()
+    optimizer = build_optimizer(cfg, net)
+    by_parameter = {id(p): g for g in optimizer.param_groups for p in g["params"]}
+    assert len(by_parameter) == len(list(net.parameters()))
+    assert by_parameter[id(net.backbone[0].weight)]["lr"] == pytest.approx(0.001)
+    assert by_parameter[id(net.backbone[0].weight)]["weight_decay"] == 0.05
+    assert by_parameter[id(net.backbone[1].weight)]["weight_decay"] == 0.0
+    assert by_parameter[id(net.classifier.weight)]["lr"] == pytest.approx(1.0)
+
+
+def test_frozen_parameters_are_left_out(cfg):
+    net = Net()
+    net.backbone.requires_grad_(False)
+    optimizer = build_optimizer(cfg, net)
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == 2
+
+
+def test_unknown_optimizer_is_named(cfg):
+    cfg.SOLVER.OPTIMIZER = "Adam"
+    with pytest.raises(ValueError, match="'Adam'"):
+        build_optimizer(cfg, Net())
+
+
+def test_poly_schedule(cfg):
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
+    expected = [0.1 * (1 - i / 10) ** 0.9 for i in range(10)]
+    assert _learning_rates(cfg, 10) == pytest.approx(expected)
+
+
+def test_one_cycle_schedule(cfg):
+    cfg.SOLVER.LR_SCHEDULER_NAME = "OneCycleLR"
+    cfg.SOLVER.ONE_CYCLE_WARMUP = 0.5
+    rates = _learning_rates(cfg, 10)
+    rise = [0.1 * (1 / 25 + (1 - 1 / 25) * i / 5) for i in range(5)]
+    fall = [0.05 * (1 + math.cos(math.pi * i / 5)) for i in range(5)]
+    assert rates == pytest.approx(rise + fall)
+
+
+def test_stock_schedules_are_detectron2s(cfg):
+    cfg.SOLVER.STEPS, cfg.SOLVER.GAMMA = (5,), 0.1
+    assert _learning_rates(cfg, 10) == pytest.approx([0.1] * 5 + [0.01] * 5)
