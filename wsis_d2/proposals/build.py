@@ -1,0 +1,139 @@
+"""From the config to a source of proposals."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from fvcore.common.config import CfgNode
+from fvcore.common.registry import Registry
+
+from wsis_d2.errors import UserError
+
+from .cache import ProposalCache, generate_proposals
+from .readers import CocoResultsProposals, MatProposals, SegmentAnythingProposals
+from .structures import MaskProposals
+
+PROPOSAL_SOURCE_REGISTRY = Registry("PROPOSAL_SOURCE")
+PROPOSAL_SOURCE_REGISTRY.__doc__ = """
+Sources of mask proposals by their name in ``cfg.PROPOSALS.SOURCE``: callables that take the config
+and return a :class:`ProposalReader`.
+"""
+
+
+class ProposalReader(Protocol):
+    """What a registered source makes."""
+
+    def read(self, file_name: str, image_id: Any, size: tuple[int, int]) -> MaskProposals:
+        """The proposals of an image of size (height, width), on that size; UserError if none."""
+
+
+class ProposalSource:
+    """Proposals of dataset dicts, from any reader, limited in area and number.
+
+    Args:
+        reader: where they come from.
+        min_area, max_area: as fractions of the image's area.
+        max_per_image: the best in objectness are kept.
+    """
+
+    def __init__(
+        self,
+        reader: ProposalReader,
+        min_area: float = 0.0,
+        max_area: float = 1.0,
+        max_per_image: int | None = None,
+    ) -> None:
+        self.reader = reader
+        self._limits = (min_area, max_area, max_per_image)
+
+    def get(self, dataset_dict: Mapping[str, Any]) -> MaskProposals:
+        """The proposals of a dict with `file_name`, `image_id`, `height` and `width`.
+
+        Raises:
+            UserError: there are no proposals for the image, or they cannot be read.
+        """
+        size = (int(dataset_dict["height"]), int(dataset_dict["width"]))
+        proposals = self.reader.read(dataset_dict["file_name"], dataset_dict["image_id"], size)
+        return proposals.filter(*self._limits)
+
+    def prepare(
+        self, dataset_dicts: Sequence[Mapping[str, Any]], num_workers: int | None = None
+    ) -> None:
+        """Make ahead, in parallel, what :meth:`get` would make one by one; files need nothing.
+
+        Args:
+            num_workers: processes; None: as many as there are CPUs for this one.
+
+        Raises:
+            UserError: as :meth:`get`, once, after all other images are done.
+        """
+        prepare = getattr(self.reader, "prepare", None)
+        if prepare is not None:
+            file_names = list(dict.fromkeys(record["file_name"] for record in dataset_dicts))
+            prepare(file_names, _available_cpus() if num_workers is None else num_workers)
+
+
+class BuiltinProposals:
+    """The built-in generator behind its cache; see :class:`ProposalCache`."""
+
+    def __init__(self, cache: ProposalCache) -> None:
+        self.cache = cache
+
+    def read(self, file_name: str, image_id: Any, size: tuple[int, int]) -> MaskProposals:
+        return self.cache.get(file_name).resize(size)
+
+    def prepare(self, file_names: Sequence[str], num_workers: int) -> None:
+        generate_proposals(file_names, self.cache.folder, num_workers, **self.cache.settings)
+
+
+@PROPOSAL_SOURCE_REGISTRY.register()
+def builtin(cfg: CfgNode) -> BuiltinProposals:
+    """PROPOSALS.BUILTIN's generator, cached in the folder PROPOSALS.PATH."""
+    # The areas and the number are limited when the cache is read, so it outlives their change.
+    settings = {key.lower(): value for key, value in cfg.PROPOSALS.BUILTIN.items()}
+    return BuiltinProposals(ProposalCache(cfg.PROPOSALS.PATH, settings))
+
+
+@PROPOSAL_SOURCE_REGISTRY.register()
+def mat(cfg: CfgNode) -> MatProposals:
+    """A folder of MCG or COB files."""
+    return MatProposals(cfg.PROPOSALS.PATH)
+
+
+@PROPOSAL_SOURCE_REGISTRY.register()
+def coco_json(cfg: CfgNode) -> CocoResultsProposals:
+    """A COCO-results file."""
+    return CocoResultsProposals(cfg.PROPOSALS.PATH)
+
+
+@PROPOSAL_SOURCE_REGISTRY.register()
+def sam(cfg: CfgNode) -> SegmentAnythingProposals:
+    """A folder that segment-anything's automatic mask generator wrote."""
+    return SegmentAnythingProposals(cfg.PROPOSALS.PATH)
+
+
+def build_proposal_source(cfg: CfgNode) -> ProposalSource:
+    """The source that ``cfg.PROPOSALS`` describes.
+
+    Raises:
+        UserError: unknown name, or PROPOSALS.PATH is not what the source needs.
+    """
+    if cfg.PROPOSALS.SOURCE not in PROPOSAL_SOURCE_REGISTRY:
+        known = ", ".join(sorted(name for name, _ in PROPOSAL_SOURCE_REGISTRY))
+        raise UserError(
+            f"PROPOSALS.SOURCE {cfg.PROPOSALS.SOURCE!r} is unknown: choose one of {known}"
+        )
+    return ProposalSource(
+        PROPOSAL_SOURCE_REGISTRY.get(cfg.PROPOSALS.SOURCE)(cfg),
+        cfg.PROPOSALS.MIN_AREA,
+        cfg.PROPOSALS.MAX_AREA,
+        cfg.PROPOSALS.MAX_PER_IMAGE,
+    )
+
+
+def _available_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

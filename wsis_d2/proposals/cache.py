@@ -1,0 +1,205 @@
+"""The built-in generator's proposals, kept on disk: made in parallel, resumable.
+
+A cache folder holds ``settings.json``, the generator's settings, and one ``<key>.json.gz`` per
+image. The key is ``<image stem>-<first 16 hex digits of the SHA-256 of the image file>``: it
+survives a move of the dataset, and an image that was replaced is not mistaken for the old one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from wsis_d2.errors import UserError
+
+from .hierarchical import hierarchical_proposals
+from .structures import MaskProposals
+
+# Raised whenever the generator gives other proposals for the same settings.
+_GENERATOR_VERSION = 1
+_SETTINGS_FILE = "settings.json"
+# Below this many images per process, starting one costs more than it saves.
+_MIN_IMAGES_PER_WORKER = 16
+
+
+class ProposalCache:
+    """A folder of proposals made by :func:`hierarchical_proposals` with the same settings.
+
+    Args:
+        folder: made where it does not exist.
+        settings: keyword arguments of the generator.
+
+    Raises:
+        UserError: the folder holds proposals of other settings, or cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.settings = dict(settings)
+        record = json.loads(json.dumps({"version": _GENERATOR_VERSION, **self.settings}))
+        path = self.folder / _SETTINGS_FILE
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                _write_atomically(path, json.dumps(record, indent=2).encode())
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(
+                f"{path} is not readable ({error}): delete the folder {self.folder}"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"the proposal cache {self.folder} cannot be used ({error}): choose another "
+                "PROPOSALS.PATH"
+            ) from error
+        if found != record:
+            raise UserError(
+                f"{self.folder} holds proposals made with other settings (see {_SETTINGS_FILE}): "
+                "choose another PROPOSALS.PATH, or delete that folder"
+            )
+
+    def path(self, file_name: str | Path) -> Path:
+        """Where the proposals of this image are kept.
+
+        Raises:
+            UserError: the image cannot be read.
+        """
+        return self.folder / f"{image_key(file_name)}.json.gz"
+
+    def get(self, file_name: str | Path) -> MaskProposals:
+        """The image's proposals; made and kept where they are missing.
+
+        Raises:
+            UserError: the image, or its entry, cannot be read.
+        """
+        path = self.path(file_name)
+        if not path.exists():
+            proposals = hierarchical_proposals(read_rgb(file_name), **self.settings)
+            content = json.dumps(proposals.to_json(), separators=(",", ":")).encode()
+            # Without the time of day in its header, the same proposals are the same bytes.
+            _write_atomically(path, gzip.compress(content, mtime=0))
+        try:
+            record = json.loads(gzip.decompress(path.read_bytes()))
+        except (OSError, EOFError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({error}): delete it and run again") from error
+        return MaskProposals.from_json(record, str(path))
+
+
+def generate_proposals(
+    file_names: Sequence[str | Path],
+    cache_dir: str | Path,
+    num_workers: int = 0,
+    **settings: Any,
+) -> None:
+    """Fill the cache with the proposals of images; those that are there are skipped.
+
+    Args:
+        file_names: image files.
+        cache_dir: see :class:`ProposalCache`.
+        num_workers: processes; 0 works in this one.
+        settings: of :func:`hierarchical_proposals`.
+
+    Raises:
+        UserError: some images cannot be read; the others are done first. Or the folder cannot be
+            used.
+    """
+    ProposalCache(cache_dir, settings)
+    work = partial(_generate_one, str(cache_dir), settings)
+    failures: list[str] = []
+    with tqdm(total=len(file_names), desc="Proposals", unit="image", mininterval=1.0) as progress:
+        num_workers = min(num_workers, len(file_names) // _MIN_IMAGES_PER_WORKER)
+        if num_workers <= 1:
+            for file_name in file_names:
+                failures += work(str(file_name))
+                progress.update()
+        else:
+            # Forking a process whose libraries run threads, CUDA's above all, may hang it.
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(num_workers, context, partial(cv2.setNumThreads, 1)) as pool:
+                futures = [pool.submit(work, str(file_name)) for file_name in file_names]
+                try:
+                    for future in as_completed(futures):
+                        failures += future.result()
+                        progress.update()
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(file_names)} images have no proposals, the others are done: "
+            + "; ".join(sorted(failures)[:10])
+            + ("; ..." if len(failures) > 10 else "")
+        )
+
+
+def _generate_one(cache_dir: str, settings: dict, file_name: str) -> list[str]:
+    """Make one entry; returns what the user must know, nothing where all went well."""
+    try:
+        cache = ProposalCache(cache_dir, settings)
+        if not cache.path(file_name).exists():
+            cache.get(file_name)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def image_key(file_name: str | Path) -> str:
+    """The image's name in the cache; see the module's description."""
+    digest = hashlib.sha256(_read_bytes(file_name)).hexdigest()[:16]
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '_', Path(file_name).stem)[:100]}-{digest}"
+
+
+def read_rgb(file_name: str | Path) -> np.ndarray:
+    """An image file as (H, W, 3) uint8 RGB, turned as its EXIF tag says.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with Image.open(file_name) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"image {file_name} cannot be read ({error}): replace it or take it off the list"
+        ) from error
+
+
+def _read_bytes(file_name: str | Path) -> bytes:
+    try:
+        return Path(file_name).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"image {file_name} cannot be read ({error}): replace it or take it off the list"
+        ) from error
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error}): mend that or choose another folder"
+        ) from error
