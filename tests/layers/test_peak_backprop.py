@@ -189,6 +189,15 @@ def test_one_forward_and_one_backward_per_batch(image):
     assert passes == ["forward", "backward", "backward"]
 
 
+def test_convolutions_run_once_per_batch(network, image):
+    def convolutions(number):
+        with torch.profiler.profile() as profile:
+            peak_response_maps(network, image, random_peaks(number, (2, 2)), peaks_per_batch=8)
+        return sum(event.name.startswith("aten::conv") for event in profile.events())
+
+    assert 0 < convolutions(8) == convolutions(2)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_the_network_is_untouched(network, image, training):
     network.train(training)

@@ -79,16 +79,12 @@ def peak_response_maps(
             maps = F.interpolate(maps, scale_factor=upsample, mode="bilinear", align_corners=True)
         _, classes, y, x = peaks.to(maps.device).unbind(1)
         responses = maps[0, classes, y, x]
-        relevance = torch.cat(
-            [
-                torch.autograd.grad(
-                    responses, image, one_hot, retain_graph=True, is_grads_batched=True
-                )[0]
-                for one_hot in torch.eye(
-                    len(peaks), dtype=responses.dtype, device=responses.device
-                ).split(peaks_per_batch)
-            ]
+        one_hot = torch.eye(len(peaks), dtype=responses.dtype, device=responses.device)
+        # torch.func's vmap batches the convolutions; autograd's own is_grads_batched loops in them.
+        backward = torch.func.vmap(
+            lambda start: torch.autograd.grad(responses, image, start, retain_graph=True)[0]
         )
+        relevance = torch.cat([backward(batch) for batch in one_hot.split(peaks_per_batch)])
 
     relevance = relevance.detach().sum(2).squeeze(1).clamp(min=0)
     total = relevance.sum((1, 2), keepdim=True)
