@@ -150,7 +150,7 @@ def mask_nms(
     """
     order = np.argsort(-np.asarray(scores), kind="stable")
     ranked = [masks[i] for i in order]
-    area = np.asarray(mask_utils.area(ranked), dtype=np.float64)
+    area = np.array([mask_utils.area(mask) for mask in ranked], dtype=np.float64)
     alive = np.ones(len(order), dtype=bool)
     kept: list[int] = []
     for i in range(len(order)):

@@ -80,7 +80,8 @@ class MaskProposals:
     @cached_property
     def areas(self) -> np.ndarray:
         """(N,) int64, in pixels."""
-        return np.asarray(mask_utils.area(self.masks), dtype=np.int64).reshape(-1)
+        # One by one: given more than 255 masks at a time, pycocotools 2.0.11 fails with NumPy 2.
+        return np.array([mask_utils.area(mask) for mask in self.masks], dtype=np.int64)
 
     def containing(self, points: np.ndarray) -> np.ndarray:
         """Which proposals contain which points.
