@@ -267,6 +267,15 @@ def test_no_relevance_gives_a_map_of_zeros(image):
     assert not maps.any()
 
 
+def test_no_relevance_flows_where_the_normaliser_is_next_to_nothing():
+    network = nn.Conv2d(3, 1, 3, bias=False).double()
+    nn.init.constant_(network.weight, 1)
+    image = torch.rand(1, 3, 5, 5, dtype=torch.float64)
+    peaks = torch.tensor([[0, 0, 1, 1]])
+    assert peak_response_maps(network, image * 1e-9, peaks).any()
+    assert not peak_response_maps(network, image * 1e-13, peaks).any()
+
+
 def test_no_peaks_give_no_maps(image):
     maps = peak_response_maps(small_network(), image, torch.zeros((0, 4), dtype=torch.int64))
     assert maps.shape == (0, 64, 48)

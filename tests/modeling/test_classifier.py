@@ -72,13 +72,15 @@ def test_loss_is_multi_label_soft_margin(model):
     assert losses["loss_cls"].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_mixed_precision_leaves_the_loss_in_full(model):
+def test_mixed_precision_leaves_loss_and_scores_in_full(model):
     batch = inputs((40, 48), (24, 31))
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(batch)["loss_cls"]
     loss.backward()
     assert loss.dtype == torch.float32
     assert all(p.grad.isfinite().all() for p in model.parameters())
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert model.eval()(batch)[0]["image_scores"].dtype == torch.float32
 
 
 def test_padding_does_not_count_in_training(model):
