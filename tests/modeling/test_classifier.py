@@ -136,7 +136,7 @@ def test_prm_scores_are_means_of_upsampled_peaks():
     model = build_model(config("PRMClassifier")).eval()
     maps = torch.randn(2, 3, 5, 6)
     upsampled = F.interpolate(maps, size=(40, 48), mode="bilinear", align_corners=True)
-    scores, peaks = model.stimulate(maps)
+    scores, peaks, responses = model.stimulate(maps)
     assert torch.equal(peaks, find_peaks(upsampled, 3, "median"))
     for n in range(2):
         for c in range(3):
@@ -160,7 +160,7 @@ def test_prm_classifier_is_a_network_for_peak_backprop():
     batch = inputs((40, 48))
     with torch.no_grad():
         image = model.preprocess(batch).tensor
-        _, peaks = model.stimulate(model.class_response_maps(image))
+        _, peaks, _ = model.stimulate(model.class_response_maps(image))
         maps = peak_response_maps(model.class_response_maps, image, peaks, model.upsample)
         (scores,) = model(batch)
     assert maps.shape == (len(peaks), 40, 48)

@@ -3,6 +3,10 @@
 from .checkpoint import WSISCheckpointer, file_sha256
 from .cli import run_tool
 from .launch import launch, run_in_fresh_process
+from .pipeline import load_recipe, run_recipe
+from .proposals import make_proposals
+from .pseudo_labels import make_pseudo_labels
+from .report import make_report
 from .setup import check_writable, load_config, setup
 from .solver import build_lr_scheduler, build_optimizer
 from .train import evaluate, train
@@ -18,7 +22,12 @@ __all__ = [
     "file_sha256",
     "launch",
     "load_config",
+    "load_recipe",
+    "make_proposals",
+    "make_pseudo_labels",
+    "make_report",
     "run_in_fresh_process",
+    "run_recipe",
     "run_tool",
     "setup",
     "train",

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
 
-from ..layers import peak_response_maps, peak_stimulation
+from ..layers import peak_response_maps
 
 
 @dataclass
@@ -40,10 +39,6 @@ class PeakLocalizer:
     """Peaks of the labelled classes and their response maps (Zhou et al., CVPR 2018, section 3).
 
     Args:
-        upsample: Factor on the class response maps before peaks are sought.
-        window: Side of the neighbourhood in which a peak is the maximum.
-        map_threshold: "median", "mean", "max" or None: the statistic of its map that a peak
-            reaches.
         class_threshold: Least class score (a logit) for peaks of that class to count.
         peak_threshold: A peak's response (a logit) is above this.
         relative_threshold: Least response of a peak relative to the strongest of its class.
@@ -57,9 +52,6 @@ class PeakLocalizer:
     def __init__(
         self,
         *,
-        upsample: int = 8,
-        window: int = 3,
-        map_threshold: str | None = "median",
         class_threshold: float = 0.0,
         peak_threshold: float = 30.0,
         relative_threshold: float = 0.0,
@@ -69,9 +61,6 @@ class PeakLocalizer:
     ):
         if location not in ("response", "cell"):
             raise ValueError(f"PEAK_LOCATION is {location!r}: choose 'response' or 'cell'")
-        self.upsample = upsample
-        self.window = window
-        self.map_threshold = map_threshold
         self.class_threshold = class_threshold
         self.peak_threshold = peak_threshold
         self.relative_threshold = relative_threshold
@@ -81,18 +70,15 @@ class PeakLocalizer:
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        """Reads ``MODEL.PRM`` and ``PSEUDO_LABELS``."""
-        prm, labels = cfg.MODEL.PRM, cfg.PSEUDO_LABELS
+        """Reads ``PSEUDO_LABELS``, and ``MODEL.PRM.PEAKS_PER_BATCH``."""
+        labels = cfg.PSEUDO_LABELS
         return {
-            "upsample": prm.UPSAMPLE,
-            "window": prm.WINDOW,
-            "map_threshold": None if prm.FILTER == "none" else prm.FILTER,
             "class_threshold": labels.CLASS_THRESHOLD,
             "peak_threshold": labels.PEAK_THRESHOLD,
             "relative_threshold": labels.PEAK_RELATIVE_THRESHOLD,
             "max_peaks": labels.MAX_PEAKS,
             "location": labels.PEAK_LOCATION,
-            "peaks_per_batch": prm.PEAKS_PER_BATCH,
+            "peaks_per_batch": cfg.MODEL.PRM.PEAKS_PER_BATCH,
         }
 
     @torch.no_grad()
@@ -112,22 +98,23 @@ class PeakLocalizer:
             image_size: (height, width) of the original image, for :attr:`PeakCues.points`.
         """
         maps = classifier.class_response_maps(image)
-        upsampled = F.interpolate(
-            maps, scale_factor=self.upsample, mode="bilinear", align_corners=True
-        )
-        class_scores, peaks = peak_stimulation(upsampled, self.window, self.map_threshold)
-        _, class_ids, ys, xs = peaks.T
-        responses = upsampled[0, class_ids, ys, xs]
+        class_scores, peaks, responses = classifier.stimulate(maps)
+        class_ids = peaks[:, 1]
         keep = self._select(class_ids, responses, class_scores[0], image_labels.to(maps.device))
         class_ids, responses, peaks = class_ids[keep], responses[keep], peaks[keep]
         response_maps = peak_response_maps(
-            classifier.class_response_maps, image, peaks, self.upsample, self.peaks_per_batch
+            classifier.class_response_maps,
+            image,
+            peaks,
+            classifier.upsample,
+            self.peaks_per_batch,
         )
+        map_size = [side * classifier.upsample for side in maps.shape[-2:]]
         return PeakCues(
             class_ids=class_ids,
             responses=responses,
             class_scores=class_scores[0, class_ids].sigmoid(),
-            points=self._points(peaks, upsampled.shape[-2:], response_maps, image_size),
+            points=self._points(peaks, map_size, response_maps, image_size),
             response_maps=response_maps,
             class_response_maps=maps[0],
         )

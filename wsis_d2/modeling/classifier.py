@@ -225,21 +225,22 @@ class PRMClassifier(ImageClassifier):
             "peak_threshold": None if prm.FILTER == "none" else prm.FILTER,
         }
 
-    def stimulate(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+    def stimulate(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Peaks and their scores.
 
         Args:
             maps: (N, num_classes, h, w), as :meth:`class_response_maps` gives them.
 
         Returns:
-            Logits (N, num_classes), and peaks (P, 4) int64: image, class, y, x in the maps
-            upsampled by ``upsample``.
+            Logits (N, num_classes); peaks (P, 4) int64: image, class, y, x in the maps upsampled
+            by ``upsample``; and the responses (P,) there.
         """
         if self.upsample != 1:
             maps = F.interpolate(
                 maps, scale_factor=self.upsample, mode="bilinear", align_corners=True
             )
-        return peak_stimulation(maps, self.window, self.peak_threshold)
+        logits, peaks = peak_stimulation(maps, self.window, self.peak_threshold)
+        return logits, peaks, maps[tuple(peaks.T)]
 
     def aggregate(self, maps: Tensor) -> Tensor:
         return self.stimulate(maps)[0]
