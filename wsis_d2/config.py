@@ -126,12 +126,14 @@ def _add_proposals_config(cfg: CN) -> None:
     cfg.PROPOSALS.BUILTIN.SCALES = (50, 150, 400)
     cfg.PROPOSALS.BUILTIN.SIGMA = 0.8
     # Smallest base region, in pixels of the working image.
-    cfg.PROPOSALS.BUILTIN.MIN_SIZE = 30
+    cfg.PROPOSALS.BUILTIN.MIN_SIZE = 20
     cfg.PROPOSALS.BUILTIN.COLOR_SPACES = ("lab", "hsv")
     # Longer side of the working image; larger images are reduced first.
     cfg.PROPOSALS.BUILTIN.LONGEST_EDGE = 400
     # Candidates that overlap a better one by more than this IoU are dropped.
     cfg.PROPOSALS.BUILTIN.NMS_THRESHOLD = 0.9
+    # Kept in the cache per image; PROPOSALS.MAX_PER_IMAGE takes from these.
+    cfg.PROPOSALS.BUILTIN.MAX_PROPOSALS = 200
 
 
 def _add_pseudo_labels_config(cfg: CN) -> None:

@@ -36,27 +36,28 @@ _COLOR_SPACES = {
     "rgb": lambda image: image / 255.0,
 }
 
-# Weights of the cues in the logit of objectness. They were fitted once, by maximising the IoU of
-# the candidate that a softmax of the logit picks among those that contain a point of an object: on
-# Shapes and on photos together. None of them knows a color or a shape of either.
+# Weights of the cues in the logit of objectness. They were fitted once, on Shapes and on photos
+# together, to maximise the IoU of the best candidate among those that contain a point of an object;
+# then scaled so that objectness is about the chance that this candidate has an IoU above 0.5. No
+# cue knows a color or a shape of either.
 OBJECTNESS_WEIGHTS = {
     # Mean logarithm of the contour strength along the outline: gaps cost most.
-    "outline_contour": 6.3,
+    "outline_contour": 1.5,
     # Contour strength inside the region per pixel of outline.
-    "inner_contour": -0.36,
+    "inner_contour": -0.09,
     # Distance of the color histograms of the region and its neighbors along the outline, 0..1.
-    "color_contrast": 7.0,
+    "color_contrast": 1.7,
     # Area of the region over that of the ellipse with the same second moments; 1 for an ellipse.
-    "ellipse_fill": 16.0,
+    "ellipse_fill": 3.9,
     # 4 sqrt(area) / perimeter in pixel sides; 1 for a square and for no smoother outline.
-    "compactness": 23.0,
+    "compactness": 5.5,
     # Part of the perimeter that lies on the image's border.
-    "border_contact": -12.0,
+    "border_contact": -2.9,
     # Size prior: logarithm of the part of the image that the region covers, and its square.
-    "log_area": -1.3,
-    "squared_log_area": -0.2,
+    "log_area": -0.31,
+    "squared_log_area": -0.048,
 }
-_OBJECTNESS_BIAS = -30.0
+_OBJECTNESS_BIAS = -8.3
 
 # Parts of boundary, color and texture in the dissimilarity of two regions, and the power of the
 # smaller one's relative area in it, which makes small regions merge first.
@@ -78,12 +79,12 @@ def hierarchical_proposals(
     image: np.ndarray,
     scales: Sequence[float] = (50, 150, 400),
     sigma: float = 0.8,
-    min_size: int = 30,
+    min_size: int = 20,
     color_spaces: Sequence[str] = ("lab", "hsv"),
     longest_edge: int = 400,
     nms_threshold: float = 0.9,
-    max_proposals: int = 400,
-    min_area: float = 0.0005,
+    max_proposals: int = 200,
+    min_area: float = 0.001,
     max_area: float = 0.85,
 ) -> MaskProposals:
     """Propose masks for all that may be an object. Deterministic.
@@ -216,6 +217,7 @@ class _RegionGraph:
         area: (R,) pixels. border: (R,) pixel sides on the image's border.
         histograms: (R, F) pixel counts, color bins first; each pixel counts once in each group.
         moments: (R, 5) sums of x, y, x^2, y^2, xy.
+        sides: (H, W-1) and (H-1, W) bool, where horizontal and vertical neighbors differ in region.
         ends: (B, 2) the regions of each boundary. length: (B,) in pixel sides.
         strength: (B,) sum of the edge strength along it.
     """
@@ -244,7 +246,7 @@ class _RegionGraph:
         self.border = np.bincount(frame, minlength=count)
 
         # Pixel sides between two regions: those between horizontal neighbors, then vertical ones.
-        self._sides = (labels[:, :-1] != labels[:, 1:], labels[:-1] != labels[1:])
+        self.sides = (labels[:, :-1] != labels[:, 1:], labels[:-1] != labels[1:])
         first, second = (
             self.at_sides(labels[:, :-1], labels[:-1]),
             self.at_sides(labels[:, 1:], labels[1:]),
@@ -266,7 +268,7 @@ class _RegionGraph:
 
     def at_sides(self, horizontal: np.ndarray, vertical: np.ndarray) -> np.ndarray:
         """(S,) values of maps (H, W-1) and (H-1, W) at the sides between two regions."""
-        return np.concatenate([horizontal[self._sides[0]], vertical[self._sides[1]]])
+        return np.concatenate([horizontal[self.sides[0]], vertical[self.sides[1]]])
 
     def sum_sides(self, values: np.ndarray) -> np.ndarray:
         """(B,) sums over the boundaries of (S,) values of sides."""
@@ -275,9 +277,9 @@ class _RegionGraph:
     def draw_sides(self, values: np.ndarray, horizontal: np.ndarray, vertical: np.ndarray) -> None:
         """Add (B,) values of boundaries to maps (H, W-1) and (H-1, W) of sides."""
         for side, target, part in zip(
-            self._sides,
+            self.sides,
             (horizontal, vertical),
-            np.split(values[self._boundary_of_side], [np.count_nonzero(self._sides[0])]),
+            np.split(values[self._boundary_of_side], [np.count_nonzero(self.sides[0])]),
         ):
             target[side] += part
 
@@ -437,10 +439,9 @@ class _Objectness:
         self._contour = regions.matrix(regions.sum_sides(contour))
         self._log_contour = regions.matrix(regions.sum_sides(np.log(contour + 0.03)))
         # Contours inside a base region are those that other trees see there.
-        sides = [np.where(side, 0.0, c) for side, c in zip(regions._sides, (horizontal, vertical))]
         inner = np.zeros(regions.labels.shape)
-        inner[:, :-1] += sides[0]
-        inner[:-1] += sides[1]
+        inner[:, :-1] += np.where(regions.sides[0], 0.0, horizontal)
+        inner[:-1] += np.where(regions.sides[1], 0.0, vertical)
         self._inner_contour = regions.sum_pixels(inner)
         self._colors = regions.histograms[:, : sum(_COLOR_BINS)]
 

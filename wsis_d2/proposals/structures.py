@@ -227,6 +227,8 @@ def _with_text_counts(mask: dict[str, Any]) -> dict[str, Any]:
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{value!r} is not a whole number")
+    if abs(value) > _MAX_PIXELS:
+        raise ValueError(f"{value} is more than any image has")
     return value
 
 
