@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from wsis_d2.data import register_builtin_datasets
 from wsis_d2.data.shapes import write_shapes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,3 +48,46 @@ def run_tool(datasets_root):
         )
 
     return run
+
+
+@pytest.fixture
+def tool_in_process(datasets_root, monkeypatch, capsys):
+    """Run a tool's script in this process, which spares importing torch; returns (code, stderr)."""
+
+    def run(name: str, *args: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
+        monkeypatch.chdir(ROOT)
+        register_builtin_datasets(str(datasets_root))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_path(str(ROOT / "tools" / name), run_name="__main__")
+        return exit_.value.code, capsys.readouterr().err
+
+    return run
+
+
+#: Two iterations of everything: enough to see that the parts fit together.
+QUICK = (
+    "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 4 DATALOADER.NUM_WORKERS 0 "
+    "PSEUDO_LABELS.PEAK_THRESHOLD -100.0 TEST.DETECTIONS_PER_IMAGE 5"
+).split()
+
+
+@pytest.fixture(scope="session")
+def wise_output(datasets_root, tmp_path_factory) -> Path:
+    """The output folder of the whole WISE recipe on the tiny Shapes."""
+    output = tmp_path_factory.mktemp("wise")
+    completed = subprocess.run(
+        [
+            *(sys.executable, "-W", "ignore", "tools/run_pipeline.py"),
+            *("--recipe", "configs/shapes/wise/recipe.yaml", "--output", str(output), *QUICK),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "DETECTRON2_DATASETS": str(datasets_root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
+    (output / "console.txt").write_text(completed.stdout)
+    return output

@@ -112,8 +112,9 @@ def load_recipe(path: str) -> Recipe:
 
 
 def _references(stage: Stage) -> list[str]:
+    """Names of the other stages whose folders or results the stage reads."""
     named = re.findall(r"\{(\w+)\}", " ".join(str(v) for v in stage.options.values()))
-    return sorted({*named, *stage.inputs})
+    return sorted({*named, *stage.inputs} - {stage.name})
 
 
 def stage_config(recipe: Recipe, stage: Stage, output: str, opts: list[str]) -> CfgNode:

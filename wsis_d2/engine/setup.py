@@ -17,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import add_wsis_config
 from ..data import register_own_datasets
 from ..errors import UserError
+from .trainer import class_names
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     """Detectron2's defaults + the plugin's + ``config_file`` + ``KEY VALUE`` pairs.
 
     The device is the CPU where there is no CUDA device. Datasets that the config names by their
-    files are registered.
+    files are registered. ``MODEL.ROI_HEADS.NUM_CLASSES: 0`` becomes the training dataset's number.
 
     Raises:
         UserError: Missing file, unknown key, value of the wrong type.
@@ -43,6 +44,8 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     register_own_datasets(cfg)
+    if cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0:
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names(cfg))
     return cfg
 
 
