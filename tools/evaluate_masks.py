@@ -9,7 +9,8 @@ import argparse
 import logging
 
 from wsis_d2.engine import run_tool
-from wsis_d2.evaluation import check_writable, evaluate_mask_files, to_json_value, write_json
+from wsis_d2.evaluation import evaluate_mask_files
+from wsis_d2.files import check_writable, write_json
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,7 +31,7 @@ def main(args: argparse.Namespace) -> None:
     metrics, table = evaluate_mask_files(args.gt, args.pred, coco=args.coco)
     print(table)
     if args.output:
-        write_json(args.output, to_json_value(metrics), indent=2)
+        write_json(args.output, metrics, indent=2)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def run(args) -> None:
     setup(cfg, args)
     metrics = make_pseudo_labels(cfg, args.output, resume=args.resume)
     if metrics:
-        write_json(os.path.splitext(args.output)[0] + "_metrics.json", metrics)
+        write_json(os.path.splitext(args.output)[0] + "_metrics.json", metrics, indent=2)
 
 
 def main(args) -> None:

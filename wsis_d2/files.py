@@ -1,4 +1,4 @@
-"""Writing files so that a kill never leaves half of one."""
+"""Writing files so that a kill never leaves half of one, and a failure is one clear sentence."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
+from .errors import UserError
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file atomically: it is there whole, or as it was before."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file atomically: it is there whole, or as it was before. Its folder is made.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    path = os.path.abspath(path)
+    folder, name = os.path.split(path)
+    temporary = None
     try:
+        os.makedirs(folder, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         # mkstemp makes files private; give them what open() would have given.
@@ -25,27 +32,62 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
+    except BaseException as error:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise UserError(
+                f"'{path}' cannot be written: {error.strerror}; choose another output"
+            ) from error
         raise
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write UTF-8 text; see :func:`write_bytes`."""
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
-    """Write JSON atomically; nan and infinity, which JSON lacks, become null."""
-    write_text(path, json.dumps(_finite(value), indent=indent, allow_nan=False) + "\n")
+def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -> None:
+    """Write JSON; see :func:`write_bytes` and :func:`to_json_value`."""
+    write_text(path, json.dumps(to_json_value(value), indent=indent, allow_nan=False) + "\n")
 
 
-def _finite(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
+    """A copy that is valid JSON: None for nan and infinity, text for keys, lists for tuples."""
     if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return [_finite(v) for v in value]
-    if hasattr(value, "item"):  # numpy and torch scalars
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return {str(key): to_json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json_value(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Make sure, before any work, that the file ``path`` can be written; makes its folder.
+
+    Raises:
+        UserError: it cannot.
+    """
+    path = os.path.abspath(path)
+    if os.path.isdir(path):
+        raise UserError(f"'{path}' is a folder: give the name of a file to write")
+    check_writable_folder(os.path.dirname(path))
+
+
+def check_writable_folder(folder: str | os.PathLike) -> None:
+    """Make sure, before any work, that files can be written to ``folder``; makes it.
+
+    Raises:
+        UserError: they cannot.
+    """
+    folder = os.path.abspath(folder)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"output folder '{folder}' is not writable ({error.strerror}): choose another folder"
+        ) from error

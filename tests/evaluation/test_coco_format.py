@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import os
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -13,12 +12,10 @@ from hypothesis import strategies as st
 
 from wsis_d2.errors import UserError
 from wsis_d2.evaluation import (
-    check_writable,
     load_coco_detections,
     load_coco_ground_truths,
     read_coco_json,
     to_rle,
-    write_json,
 )
 from wsis_d2.evaluation.coco_format import _run_lengths
 
@@ -198,22 +195,3 @@ def test_any_json_is_read_or_refused(tmp_path_factory, value):
     for reader in (load_coco_ground_truths, load_coco_detections):
         with contextlib.suppress(UserError):
             reader(path)
-
-
-def test_write_json_is_all_or_nothing(tmp_path):
-    path = tmp_path / "new" / "out.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(path, {"a": float("nan")})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert os.listdir(path.parent) == ["out.json"]
-
-
-def test_check_writable(tmp_path):
-    check_writable(tmp_path / "made" / "out.json")
-    assert os.listdir(tmp_path / "made") == []
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        check_writable(tmp_path / "file" / "out.json")
-    with pytest.raises(UserError, match="is a folder"):
-        check_writable(tmp_path / "made")

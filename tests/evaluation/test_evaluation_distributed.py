@@ -14,9 +14,8 @@ from wsis_d2.evaluation import (
     InstanceMaskEvaluator,
     MultiLabelEvaluator,
     PseudoLabelWriter,
-    to_json_value,
-    write_json,
 )
+from wsis_d2.files import to_json_value, write_json
 
 NAME = "test_evaluation_distributed"
 IMAGE_IDS = [3, 1, 8, 5, 2]

@@ -14,8 +14,8 @@ from wsis_d2.evaluation import (
     evaluate_instance_masks,
     flatten_instance_metrics,
     format_instance_metrics,
-    to_json_value,
 )
+from wsis_d2.files import to_json_value
 
 THRESHOLDS = (0.25, 0.5, 0.7, 0.75)
 

@@ -214,11 +214,11 @@ def test_other_files_in_the_partial_folder_are_left_alone(dataset, tmp_path):
 
 def test_output_that_cannot_be_written_is_found_before_any_work(dataset, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="is not writable"):
         PseudoLabelWriter(NAME, str(tmp_path / "file" / "labels.json"), INFO)
     with pytest.raises(UserError, match="is a folder"):
         PseudoLabelWriter(NAME, str(tmp_path), INFO)
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="is not writable"):
         PseudoLabelWriter(
             NAME, str(tmp_path / "o.json"), INFO, partial_dir=str(tmp_path / "file" / "partial")
         )

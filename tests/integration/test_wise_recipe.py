@@ -1,4 +1,4 @@
-"""The whole WISE recipe on a tiny Shapes, as a user runs it, and what others do with its results."""
+"""The whole WISE recipe on a tiny Shapes, as a user runs it, and what others do with the labels."""
 
 import json
 import os
@@ -18,6 +18,7 @@ from wsis_d2.errors import UserError
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
+# As in conftest.py: the same settings as the shared run of the recipe.
 QUICK = (
     "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 4 DATALOADER.NUM_WORKERS 0 "
     "PSEUDO_LABELS.PEAK_THRESHOLD -100.0 TEST.DETECTIONS_PER_IMAGE 5"

@@ -9,6 +9,8 @@ from detectron2.data.datasets import load_coco_json
 
 from wsis_d2.errors import UserError
 
+from .image_files import check_images_exist
+
 __all__ = ["ground_truth_json", "register_coco_json", "replace_dataset"]
 
 # Datasets whose ground-truth JSON is converted when it is first asked for.
@@ -70,7 +72,15 @@ def register_coco_json(
         if make_json is not None:
             make_json()
         require_file(json_file, f"the annotation file of dataset '{name}'")
-        return load_coco_json(json_file, image_root, name)
+        try:
+            dicts = load_coco_json(json_file, image_root, name)
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            raise UserError(
+                f"'{json_file}', the annotation file of dataset '{name}', is damaged or not in "
+                f"COCO's instance format ({error}): make it again"
+            ) from error
+        check_images_exist((d["file_name"] for d in dicts), json_file)
+        return dicts
 
     replace_dataset(
         name,

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
 from wsis_d2.errors import UserError
 
 from .augmentation import build_image_level_augmentation
-from .image_files import unreadable_image
+from .image_files import IMAGE_ERRORS, unreadable_image
 from .image_labels import make_image_level
 
-__all__ = ["ImageLabelMapper"]
+__all__ = ["ImageLabelMapper", "InstanceMapper"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,21 @@ class ImageLabelMapper:
                 f"image '{file_name}' has the size {image.shape[:2]} (height, width), but its "
                 f"dataset says {expected}: correct the annotation or the file"
             ) from error
-        except (OSError, SyntaxError, ValueError) as error:
+        except (*IMAGE_ERRORS, ValueError) as error:
             raise unreadable_image(file_name, error) from error
         return image
+
+
+class InstanceMapper(DatasetMapper):
+    """Detectron2's mapper of images with masks, whose errors name the image."""
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """See :class:`detectron2.data.DatasetMapper`.
+
+        Raises:
+            UserError: the image is absent, unreadable or of another size than the dataset says.
+        """
+        try:
+            return super().__call__(dataset_dict)
+        except (*IMAGE_ERRORS, utils.SizeMismatchError) as error:
+            raise unreadable_image(dataset_dict["file_name"], error) from error

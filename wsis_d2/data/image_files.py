@@ -13,6 +13,9 @@ __all__ = ["IMAGE_EXTENSIONS", "check_images_exist", "read_image_sizes"]
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
+# What Pillow raises for files that it cannot read.
+IMAGE_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
+
 _EXIF_ORIENTATION = 274
 _EXIF_TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
 
@@ -67,7 +70,7 @@ def _read_image_size(path: str) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
             orientation = image.getexif().get(_EXIF_ORIENTATION)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*IMAGE_ERRORS, ValueError) as error:
         raise unreadable_image(path, error) from error
     return (width, height) if orientation in _EXIF_TRANSPOSED else (height, width)
 

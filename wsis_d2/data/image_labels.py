@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from wsis_d2.errors import UserError
 
@@ -201,6 +201,13 @@ def register_own_datasets(cfg: CfgNode) -> None:
     if pseudo.JSON:
         image_root = pseudo.IMAGE_ROOT
         if not image_root and pseudo.SOURCE:
+            if pseudo.SOURCE not in DatasetCatalog:
+                raise UserError(
+                    f"dataset '{pseudo.SOURCE}', DATASETS.PSEUDO.SOURCE, is not registered"
+                    f"{did_you_mean(pseudo.SOURCE, DatasetCatalog.list())}: correct it, name the "
+                    "files of your own dataset in DATASETS.OWN_TRAIN, or set "
+                    "DATASETS.PSEUDO.IMAGE_ROOT"
+                )
             image_root = MetadataCatalog.get(pseudo.SOURCE).image_root
         register_coco_json(pseudo.NAME, pseudo.JSON, image_root, gt_json="")
 

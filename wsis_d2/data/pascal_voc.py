@@ -7,11 +7,9 @@ A devkit (Everingham et al., IJCV 2010; also the format of Shapes) has the folde
 """
 
 import hashlib
-import json
 import logging
 import os
 import re
-import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
@@ -21,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from wsis_d2.errors import UserError
+from wsis_d2.files import write_json
 
 from .catalog import register_coco_json, replace_dataset, require_file, require_folder
 from .image_files import unreadable_image
@@ -173,16 +172,20 @@ def convert_voc_instances_to_coco(
                     "iscrowd": 0,
                 }
             )
-    _write_json(
-        output_json,
-        {
-            "info": {"description": f"instances of the VOC split {split}"},
-            "licenses": [],
-            "images": images,
-            "annotations": annotations,
-            "categories": [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)],
-        },
-    )
+    content = {
+        "info": {"description": f"instances of the VOC split {split}"},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)],
+    }
+    try:
+        write_json(output_json, content)
+    except UserError as error:
+        raise UserError(
+            f"cannot write the converted annotations to '{output_json}': make its folder writable, "
+            "or link the dataset into a folder that is"
+        ) from error
 
 
 def register_pascal_voc(
@@ -346,18 +349,3 @@ def _majority_class(pixels: np.ndarray, path: str, num_classes: int) -> int:
             f"to {num_classes}: check the map and the list of classes"
         )
     return category_id
-
-
-def _write_json(path: str, content: dict) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the converted annotations to '{folder}' ({error.strerror}): make this "
-            "folder writable, or link the dataset into a folder that is"
-        ) from error

@@ -7,7 +7,7 @@ from .pipeline import load_recipe, run_recipe
 from .proposals import make_proposals
 from .pseudo_labels import make_pseudo_labels
 from .report import make_report
-from .setup import check_writable, load_config, setup
+from .setup import load_config, setup
 from .solver import build_lr_scheduler, build_optimizer
 from .train import evaluate, train
 from .trainer import Trainer
@@ -17,7 +17,6 @@ __all__ = [
     "WSISCheckpointer",
     "build_lr_scheduler",
     "build_optimizer",
-    "check_writable",
     "evaluate",
     "file_sha256",
     "launch",

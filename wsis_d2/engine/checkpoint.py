@@ -98,21 +98,34 @@ class WSISCheckpointer(DetectionCheckpointer):
             raise UserError(
                 f"checkpoint {path} does not exist: check MODEL.WEIGHTS, or train the model first"
             )
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        except OSError as error:  # a download's errors too
+            raise UserError(
+                f"checkpoint {path} cannot be fetched or read ({error}): check the network, or "
+                "name a file in MODEL.WEIGHTS ('' starts from random weights)"
+            ) from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
             if filename.endswith(".pkl"):
-                return self._load_model_zoo_file(filename)
-            loaded = torch.load(filename, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+                loaded = self._load_model_zoo_file(filename)
+            else:
+                loaded = torch.load(filename, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001  (a damaged pickle may raise nearly anything)
             reason = str(error).strip().splitlines()[0] if str(error).strip() else "empty file"
             raise UserError(
                 f"{filename} cannot be read as a checkpoint ({reason}): it may be damaged or of "
                 "another program"
             ) from error
-        if not isinstance(loaded, dict):
-            raise UserError(f"{filename} is no checkpoint: it holds a {type(loaded).__name__}")
+        weights = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
+        if not isinstance(weights, dict):
+            raise UserError(
+                f"{filename} is no checkpoint: it holds a {type(weights).__name__} instead of "
+                "named weights"
+            )
         return loaded if "model" in loaded else {"model": loaded}
 
     @staticmethod

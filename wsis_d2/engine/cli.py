@@ -33,5 +33,6 @@ def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namesp
 
 
 def one_sentence(error: UserError) -> str:
-    """The message without the traceback that a data loader's worker process puts before it."""
-    return str(error).rsplit(f"{UserError.__name__}: ", 1)[-1].strip()
+    """The message on one line, without the traceback that a data loader's worker puts before it."""
+    message = str(error).rsplit(f"{UserError.__name__}: ", 1)[-1]
+    return " ".join(line.strip() for line in message.splitlines()).strip()

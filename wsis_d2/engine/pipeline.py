@@ -34,13 +34,14 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from .. import __version__
+from ..data.image_files import unreadable_image
 from ..errors import UserError
-from ..files import write_json
+from ..files import check_writable_folder, write_json
 from .launch import launch, run_in_fresh_process
 from .proposals import make_proposals
 from .pseudo_labels import make_pseudo_labels
 from .report import make_report
-from .setup import check_writable, load_config, setup
+from .setup import load_config, setup
 from .train import train
 from .trainer import dataset_dicts
 
@@ -82,6 +83,8 @@ def load_recipe(path: str) -> Recipe:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"recipe {path} does not exist: check --recipe") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} cannot be read ({error}): check --recipe") from error
     except yaml.YAMLError as error:
         raise UserError(f"recipe {path} is not valid YAML: {error}") from error
     try:
@@ -157,7 +160,7 @@ def run_recipe(
         What ``metrics.json`` holds: ``{stage: {"seconds": ..., "metrics": {...}}}``.
     """
     recipe, output, opts = load_recipe(recipe_file), os.path.abspath(output), list(opts or [])
-    check_writable(output)
+    check_writable_folder(output)
     start = time.perf_counter()
     results: dict[str, dict] = {}
     fingerprints: dict[str, str] = {}
@@ -181,7 +184,7 @@ def run_recipe(
             result = _read_result(cfg.OUTPUT_DIR, fingerprints[stage.name]) or {}
             print(f"{title}: done in {_duration(result.get('seconds', 0))}", flush=True)
         results[stage.name] = {k: v for k, v in result.items() if k != "fingerprint"}
-        write_json(os.path.join(output, "metrics.json"), results)
+        write_json(os.path.join(output, "metrics.json"), results, indent=2)
     print(f"{recipe.title}: {_duration(time.perf_counter() - start)} in all", flush=True)
     return results
 
@@ -211,7 +214,7 @@ def _run_stage(
             "seconds": round(time.perf_counter() - start, 1),
             "metrics": metrics,
         }
-        write_json(os.path.join(cfg.OUTPUT_DIR, STAGE_FILE), result)
+        write_json(os.path.join(cfg.OUTPUT_DIR, STAGE_FILE), result, indent=2)
 
 
 def _run_train(cfg: CfgNode, _recipe: Recipe, _output: str, resume: bool) -> dict:
@@ -264,7 +267,10 @@ def _fingerprint(cfg: CfgNode, stage: Stage, output: str, earlier: dict[str, str
 def _digest_dataset(digest, name: str) -> None:
     for d in dataset_dicts(name):
         digest.update(json.dumps(d, sort_keys=True, default=str).encode())
-        status = os.stat(d["file_name"])
+        try:
+            status = os.stat(d["file_name"])
+        except OSError as error:
+            raise unreadable_image(d["file_name"], error) from error
         digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
 
 
@@ -277,5 +283,5 @@ def _read_json(path: str) -> dict:
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return {}

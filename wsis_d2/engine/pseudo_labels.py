@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 
 from detectron2.config import CfgNode
@@ -15,8 +16,9 @@ from .. import __version__
 from ..data import ImageLabelMapper, check_image_level_dataset, ground_truth_json
 from ..errors import UserError
 from ..evaluation import PseudoLabelWriter, evaluate_mask_files, flatten_instance_metrics
-from ..labeling import build_label_generator
+from ..labeling import LABEL_GENERATOR_REGISTRY, build_label_generator
 from .checkpoint import WSISCheckpointer, file_sha256
+from .cli import one_sentence
 from .trainer import dataset_dicts
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,12 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
     name = label_dataset_name(cfg)
     if not cfg.MODEL.WEIGHTS:
         raise UserError("MODEL.WEIGHTS is empty: name the checkpoint of the trained classifier")
+    if cfg.PSEUDO_LABELS.GENERATOR not in LABEL_GENERATOR_REGISTRY:
+        known = ", ".join(sorted(known for known, _ in LABEL_GENERATOR_REGISTRY))
+        raise UserError(
+            f"PSEUDO_LABELS.GENERATOR {cfg.PSEUDO_LABELS.GENERATOR!r} is unknown: choose one of "
+            f"{known}"
+        )
     dataset = dataset_dicts(name)
     classes = list(MetadataCatalog.get(name).thing_classes)
     check_image_level_dataset(dataset, classes)
@@ -76,7 +84,7 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
         output_file,
         info,
         partial_dir=output_file + ".partial",
-        fingerprint=json.dumps(info, sort_keys=True),
+        fingerprint=json.dumps([info, _without_folders(dataset)], sort_keys=True),
         resume=resume,
     )
     finished = writer.finished_image_ids()
@@ -90,7 +98,12 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
             mapper=ImageLabelMapper(cfg, is_train=False),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
-        inference_on_dataset(generator, loader, writer)
+        try:
+            inference_on_dataset(generator, loader, writer)
+        except UserError as error:
+            raise UserError(
+                f"{one_sentence(error)}; then run again with --resume: finished images are kept"
+            ) from error
     else:
         writer.evaluate()
     comm.synchronize()
@@ -112,6 +125,11 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
     ids = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
     names = {dataset_id: classes[i] for dataset_id, i in ids.items()}
     return {"pseudo_labels": flatten_instance_metrics(metrics, names)}
+
+
+def _without_folders(dataset: list[dict]) -> list[dict]:
+    """What the labels of a dataset depend on, wherever it lies."""
+    return [{**d, "file_name": os.path.basename(d["file_name"])} for d in dataset]
 
 
 def label_info(cfg: CfgNode, dataset_name: str) -> dict:

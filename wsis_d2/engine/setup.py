@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import tempfile
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 from detectron2.utils import comm
@@ -17,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import add_wsis_config
 from ..data import register_own_datasets
 from ..errors import UserError
+from ..files import check_writable_folder, write_text
 from .trainer import class_names
 
 logger = logging.getLogger(__name__)
@@ -52,9 +53,10 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
 def _merge(merge, argument, where: str) -> None:
     try:
         merge(argument)
-    except (KeyError, ValueError, AssertionError, OSError) as error:
-        text = error.args[0] if error.args else str(error)
-        raise UserError(f"{where} cannot be used: {text}") from error
+    except (KeyError, ValueError, TypeError, AssertionError, OSError, yaml.YAMLError) as error:
+        # str() of a KeyError is its message in quotes.
+        text = error.args[0] if isinstance(error, KeyError) else error
+        raise UserError(f"{where} cannot be used ({text}): correct it") from error
 
 
 def setup(cfg: CfgNode, args: argparse.Namespace | None = None, verbose: bool = True) -> None:
@@ -67,7 +69,7 @@ def setup(cfg: CfgNode, args: argparse.Namespace | None = None, verbose: bool = 
             it the config is only saved as ``OUTPUT_DIR/config.yaml``.
     """
     if comm.is_main_process():
-        check_writable(cfg.OUTPUT_DIR)
+        check_writable_folder(cfg.OUTPUT_DIR)
     comm.synchronize()
     rank = comm.get_rank()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="wsis_d2")
@@ -77,22 +79,5 @@ def setup(cfg: CfgNode, args: argparse.Namespace | None = None, verbose: bool = 
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
         if comm.is_main_process():
-            with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w", encoding="utf-8") as file:
-                file.write(cfg.dump())
+            write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
-
-
-def check_writable(folder: str) -> None:
-    """Create ``folder`` and try to write there.
-
-    Raises:
-        UserError: Where that is not possible.
-    """
-    try:
-        os.makedirs(folder or ".", exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder or "."):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"output folder {folder} is not writable ({error.strerror}): choose another folder"
-        ) from error

@@ -14,6 +14,8 @@ from fvcore.common.param_scheduler import (
     PolynomialDecayParamScheduler,
 )
 
+from ..errors import UserError
+
 #: The one-cycle policy starts at this fraction of the base learning rate (Smith, 2018).
 ONE_CYCLE_START = 1 / 25
 
@@ -43,7 +45,7 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         )
     if solver.OPTIMIZER == "AdamW":
         return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(groups, lr=solver.BASE_LR)
-    raise ValueError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}: choose 'SGD' or 'AdamW'")
+    raise UserError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}: choose 'SGD' or 'AdamW'")
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from ..errors import UserError
 from ..files import write_json
 from .checkpoint import WSISCheckpointer
-from .trainer import Trainer, class_names
+from .trainer import Trainer, class_names, dataset_dicts
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
     Returns:
         Metrics on ``DATASETS.TEST`` at the end, {} where it is empty; on the main process.
     """
+    _check_datasets(cfg)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     trainer.train()
@@ -38,6 +39,7 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
 
 def evaluate(cfg: CfgNode) -> dict:
     """Evaluate the weights of ``OUTPUT_DIR``'s last checkpoint, or else ``MODEL.WEIGHTS``."""
+    _check_datasets(cfg, only_test=True)
     model = Trainer.build_model(cfg)
     checkpointer = WSISCheckpointer(
         model,
@@ -55,6 +57,28 @@ def evaluate(cfg: CfgNode) -> dict:
     metrics = Trainer.test(cfg, model)
     if comm.is_main_process() and metrics:
         path = os.path.join(cfg.OUTPUT_DIR, "eval_metrics.json")
-        write_json(path, metrics)
+        write_json(path, metrics, indent=2)
         logger.info(f"Metrics: {path}\n{json.dumps(metrics, indent=2)}")
     return metrics
+
+
+def _check_datasets(cfg: CfgNode, only_test: bool = False) -> None:
+    """Read what the datasets list: a missing test set must not show up after days of training."""
+    for name in cfg.DATASETS.TEST:
+        dataset_dicts(name)
+    if only_test:
+        return
+    if not cfg.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN is empty: name the dataset to train on")
+    if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {comm.get_world_size()} "
+            "processes cannot share evenly: choose a multiple of their number"
+        )
+    if cfg.DATASETS.SUPERVISION != "image_labels" and not any(
+        d.get("annotations") for name in cfg.DATASETS.TRAIN for d in dataset_dicts(name)
+    ):
+        raise UserError(
+            f"there is no instance in {', '.join(cfg.DATASETS.TRAIN)} to train on: if these are "
+            "pseudo labels, make them with a lower PSEUDO_LABELS.PEAK_THRESHOLD or MIN_SCORE"
+        )

@@ -24,13 +24,26 @@ from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
 from detectron2.modeling import build_model
 
-from ..data import ImageLabelMapper, check_image_level_dataset
+from ..data import ImageLabelMapper, InstanceMapper, check_image_level_dataset
 from ..errors import UserError
 from ..evaluation import InstanceMaskEvaluator, MultiLabelEvaluator
 from .checkpoint import WSISCheckpointer
+from .cli import one_sentence
 from .solver import build_lr_scheduler, build_optimizer
 
 logger = logging.getLogger(__name__)
+
+
+def _shorten_user_error(record: logging.LogRecord) -> bool:
+    """A log filter: what a user can mend is logged as its sentence, without a traceback."""
+    if record.exc_info and isinstance(record.exc_info[1], UserError):
+        record.msg, record.args = f"Training stopped: {one_sentence(record.exc_info[1])}", ()
+        record.exc_info = None
+    return True
+
+
+# Detectron2's training loop logs the traceback of every exception.
+logging.getLogger(TrainerBase.__module__).addFilter(_shorten_user_error)
 
 
 class Trainer(DefaultTrainer):
@@ -86,7 +99,7 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode):
         """A stock loader; with image labels as supervision no mask or box passes it."""
         if cfg.DATASETS.SUPERVISION != "image_labels":
-            return build_detection_train_loader(cfg)
+            return build_detection_train_loader(cfg, mapper=InstanceMapper(cfg, is_train=True))
         dataset = [d for name in cfg.DATASETS.TRAIN for d in dataset_dicts(name)]
         check_image_level_dataset(dataset, class_names(cfg))
         return build_detection_train_loader(
@@ -101,7 +114,8 @@ class Trainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         """One image at a time, split over the processes."""
         if cfg.DATASETS.SUPERVISION != "image_labels":
-            return build_detection_test_loader(cfg, dataset_name)
+            mapper = InstanceMapper(cfg, is_train=False)
+            return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         return build_detection_test_loader(
             dataset=dataset_dicts(dataset_name),
             mapper=ImageLabelMapper(cfg, is_train=False),

@@ -2,25 +2,22 @@
 
 from .classification import MultiLabelEvaluator, multilabel_average_precision
 from .coco_format import (
-    check_writable,
     load_coco_detections,
     load_coco_ground_truths,
     read_coco_json,
     read_json,
     to_rle,
-    write_json,
 )
 from .instance_ap import evaluate_instance_masks
 from .instance_evaluator import InstanceMaskEvaluator
 from .mask_files import evaluate_coco, evaluate_mask_files
-from .metrics_table import flatten_instance_metrics, format_instance_metrics, to_json_value
+from .metrics_table import flatten_instance_metrics, format_instance_metrics
 from .pseudo_label_writer import PseudoLabelWriter
 
 __all__ = [
     "InstanceMaskEvaluator",
     "MultiLabelEvaluator",
     "PseudoLabelWriter",
-    "check_writable",
     "evaluate_coco",
     "evaluate_instance_masks",
     "evaluate_mask_files",
@@ -31,7 +28,5 @@ __all__ = [
     "multilabel_average_precision",
     "read_coco_json",
     "read_json",
-    "to_json_value",
     "to_rle",
-    "write_json",
 ]

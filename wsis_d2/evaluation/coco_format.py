@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -103,60 +102,6 @@ def read_json(path: str | os.PathLike) -> Any:
         raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
     except ValueError as error:  # not JSON or not UTF-8
         raise UserError(f"'{path}' is not a JSON file: {error}") from None
-
-
-def write_json(path: str | os.PathLike, content: Any, indent: int | None = None) -> None:
-    """Write a JSON file atomically: it is there as a whole, or as it was before.
-
-    Raises:
-        UserError: the file cannot be written.
-        ValueError: the content has NaN or infinity, which are not JSON.
-    """
-    text = json.dumps(content, indent=indent, allow_nan=False)
-    _atomic_write(path, text + "\n")
-
-
-def _atomic_write(path: str | os.PathLike, text: str) -> None:
-    path = os.path.abspath(path)
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(
-            dir=os.path.dirname(path), prefix=f".{os.path.basename(path)}."
-        )
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be written: {error.strerror}") from None
-    try:
-        # mkstemp keeps others out; the result is an ordinary file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as f:
-            f.write(text)
-        os.replace(temporary, path)
-    except BaseException as error:
-        os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise UserError(f"'{path}' cannot be written: {error.strerror}") from None
-        raise
-
-
-def check_writable(path: str | os.PathLike) -> None:
-    """Make sure, before any work, that ``path`` can be written; makes its folder.
-
-    Raises:
-        UserError: it cannot.
-    """
-    path = os.path.abspath(path)
-    if os.path.isdir(path):
-        raise UserError(f"'{path}' is a folder: give the name of a file to write")
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with tempfile.TemporaryFile(dir=os.path.dirname(path)):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"'{path}' cannot be written: {error.strerror}; choose another output"
-        ) from None
 
 
 def read_coco_json(path: str | os.PathLike) -> dict[str, Any]:

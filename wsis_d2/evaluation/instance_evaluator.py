@@ -13,9 +13,10 @@ from detectron2.utils import comm
 
 from ..data import ground_truth_json
 from ..errors import UserError
-from .coco_format import ground_truths_of, read_coco_json, write_json
+from ..files import write_json
+from .coco_format import ground_truths_of, read_coco_json
 from .instance_ap import evaluate_instance_masks
-from .metrics_table import flatten_instance_metrics, format_instance_metrics, to_json_value
+from .metrics_table import flatten_instance_metrics, format_instance_metrics
 
 
 class InstanceMaskEvaluator(DatasetEvaluator):
@@ -138,5 +139,5 @@ class InstanceMaskEvaluator(DatasetEvaluator):
         )
         if self._output_dir:
             path = os.path.join(self._output_dir, "instance_masks.json")
-            write_json(path, to_json_value(metrics), indent=2)
+            write_json(path, metrics, indent=2)
         return OrderedDict(instance_masks=flatten_instance_metrics(metrics, class_names))

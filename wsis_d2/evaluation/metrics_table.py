@@ -65,14 +65,3 @@ def flatten_instance_metrics(
             if key != "num_objects":
                 flat[key + suffix] = value
     return flat
-
-
-def to_json_value(metrics: Any) -> Any:
-    """A copy that is valid JSON: None for nan and infinity, text for keys."""
-    if isinstance(metrics, Mapping):
-        return {str(key): to_json_value(value) for key, value in metrics.items()}
-    if isinstance(metrics, list | tuple):
-        return [to_json_value(value) for value in metrics]
-    if isinstance(metrics, float) and not math.isfinite(metrics):
-        return None
-    return metrics

@@ -15,7 +15,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from .coco_format import check_writable, write_json
+from ..files import check_writable, write_json
 
 
 class PseudoLabelWriter(DatasetEvaluator):

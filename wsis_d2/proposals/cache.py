@@ -11,9 +11,7 @@ import gzip
 import hashlib
 import json
 import multiprocessing
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -26,6 +24,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from wsis_d2.errors import UserError
+from wsis_d2.files import write_bytes, write_json
 
 from .hierarchical import hierarchical_proposals
 from .structures import MaskProposals
@@ -56,7 +55,7 @@ class ProposalCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
-                _write_atomically(path, json.dumps(record, indent=2).encode())
+                write_json(path, record, indent=2)
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(
@@ -92,7 +91,7 @@ class ProposalCache:
             proposals = hierarchical_proposals(read_rgb(file_name), **self.settings)
             content = json.dumps(proposals.to_json(), separators=(",", ":")).encode()
             # Without the time of day in its header, the same proposals are the same bytes.
-            _write_atomically(path, gzip.compress(content, mtime=0))
+            write_bytes(path, gzip.compress(content, mtime=0))
         try:
             record = json.loads(gzip.decompress(path.read_bytes()))
         except (OSError, EOFError, ValueError) as error:
@@ -185,21 +184,4 @@ def _read_bytes(file_name: str | Path) -> bytes:
     except OSError as error:
         raise UserError(
             f"image {file_name} cannot be read ({error}): replace it or take it off the list"
-        ) from error
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error}): mend that or choose another folder"
         ) from error

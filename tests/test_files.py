@@ -1,0 +1,49 @@
+"""Files are whole or as they were, and what cannot be written is said in a sentence."""
+
+import json
+import os
+
+import pytest
+
+from wsis_d2.errors import UserError
+from wsis_d2.files import check_writable, write_bytes, write_json
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "out.json"
+    write_json(path, {"a": 1})
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert os.listdir(path.parent) == ["out.json"]
+
+
+def test_files_get_the_usual_permissions(tmp_path):
+    write_bytes(tmp_path / "ours", b"x")
+    (tmp_path / "usual").write_bytes(b"x")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path):
+    write_json(tmp_path / "out.json", {1: (float("nan"), 0.5), "b": [float("inf"), None, "x"]})
+    assert json.loads((tmp_path / "out.json").read_text()) == {
+        "1": [None, 0.5],
+        "b": [None, None, "x"],
+    }
+
+
+def test_what_cannot_be_written_is_said(tmp_path):
+    check_writable(tmp_path / "made" / "out.json")
+    assert os.listdir(tmp_path / "made") == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is not writable"):
+        check_writable(tmp_path / "file" / "out.json")
+    with pytest.raises(UserError, match="is a folder"):
+        check_writable(tmp_path / "made")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_json(tmp_path / "file" / "out.json", {})
