@@ -5,7 +5,7 @@ import os
 
 from detectron2.engine import default_argument_parser
 
-from wsis_d2.engine import launch, load_config, make_pseudo_labels, run_tool, setup
+from wsis_d2.engine import launch_from_args, load_config, make_pseudo_labels, run_tool, setup
 from wsis_d2.files import write_json
 
 
@@ -21,14 +21,7 @@ def run(args) -> None:
 
 
 def main(args) -> None:
-    launch(
-        run,
-        args.num_gpus,
-        args.num_machines,
-        args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch_from_args(run, args)
 
 
 if __name__ == "__main__":

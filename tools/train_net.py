@@ -3,7 +3,7 @@
 
 from detectron2.engine import default_argument_parser
 
-from wsis_d2.engine import evaluate, launch, load_config, run_tool, setup, train
+from wsis_d2.engine import evaluate, launch_from_args, load_config, run_tool, setup, train
 
 
 def run(args) -> None:
@@ -18,14 +18,7 @@ def run(args) -> None:
 
 
 def main(args) -> None:
-    launch(
-        run,
-        args.num_gpus,
-        args.num_machines,
-        args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch_from_args(run, args)
 
 
 if __name__ == "__main__":

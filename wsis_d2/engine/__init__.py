@@ -2,10 +2,10 @@
 
 from .checkpoint import WSISCheckpointer, file_sha256
 from .cli import run_tool
-from .launch import launch, run_in_fresh_process
+from .launch import launch, launch_from_args, run_in_fresh_process
 from .pipeline import load_recipe, run_recipe
 from .proposals import make_proposals
-from .pseudo_labels import make_pseudo_labels
+from .pseudo_labels import load_label_generator, make_pseudo_labels
 from .report import make_report
 from .setup import load_config, setup
 from .solver import build_lr_scheduler, build_optimizer
@@ -20,7 +20,9 @@ __all__ = [
     "evaluate",
     "file_sha256",
     "launch",
+    "launch_from_args",
     "load_config",
+    "load_label_generator",
     "load_recipe",
     "make_proposals",
     "make_pseudo_labels",

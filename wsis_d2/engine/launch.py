@@ -6,6 +6,7 @@ signature of both.
 
 from __future__ import annotations
 
+import argparse
 import os
 import socket
 from collections.abc import Callable
@@ -72,6 +73,18 @@ def launch(
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     worker_args = (main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args)
     _start_processes(_distributed_worker, num_gpus_per_machine, (*worker_args, timeout))
+
+
+def launch_from_args(main_func: Callable, args: argparse.Namespace) -> None:
+    """Run ``main_func(args)`` as the arguments of Detectron2's parser ask for."""
+    launch(
+        main_func,
+        args.num_gpus,
+        args.num_machines,
+        args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
 
 
 def run_in_fresh_process(main_func: Callable, args: tuple = ()) -> None:

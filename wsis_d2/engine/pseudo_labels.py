@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
@@ -59,8 +61,6 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
         UserError: See :mod:`wsis_d2.engine.checkpoint` and :mod:`wsis_d2.data`.
     """
     name = label_dataset_name(cfg)
-    if not cfg.MODEL.WEIGHTS:
-        raise UserError("MODEL.WEIGHTS is empty: name the checkpoint of the trained classifier")
     if cfg.PSEUDO_LABELS.GENERATOR not in LABEL_GENERATOR_REGISTRY:
         known = ", ".join(sorted(known for known, _ in LABEL_GENERATOR_REGISTRY))
         raise UserError(
@@ -70,14 +70,7 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
     dataset = dataset_dicts(name)
     classes = list(MetadataCatalog.get(name).thing_classes)
     check_image_level_dataset(dataset, classes)
-    generator = build_label_generator(cfg)
-    WSISCheckpointer(
-        generator.classifier,
-        meta_architecture=cfg.MODEL.META_ARCHITECTURE,
-        classes=classes,
-        exact=True,
-    ).load(cfg.MODEL.WEIGHTS)
-
+    generator = load_label_generator(cfg, classes)
     info = label_info(cfg, name)
     writer = PseudoLabelWriter(
         name,
@@ -130,6 +123,24 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
 def _without_folders(dataset: list[dict]) -> list[dict]:
     """What the labels of a dataset depend on, wherever it lies."""
     return [{**d, "file_name": os.path.basename(d["file_name"])} for d in dataset]
+
+
+def load_label_generator(cfg: CfgNode, classes: Sequence[str]) -> torch.nn.Module:
+    """The config's label generator with the weights of ``MODEL.WEIGHTS``.
+
+    Raises:
+        UserError: No weights, or weights of other classes or of another method.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError("MODEL.WEIGHTS is empty: name the checkpoint of the trained classifier")
+    generator = build_label_generator(cfg)
+    WSISCheckpointer(
+        generator.classifier,
+        meta_architecture=cfg.MODEL.META_ARCHITECTURE,
+        classes=classes,
+        exact=True,
+    ).load(cfg.MODEL.WEIGHTS)
+    return generator
 
 
 def label_info(cfg: CfgNode, dataset_name: str) -> dict:

@@ -18,7 +18,6 @@ from pycocotools import mask as mask_utils
 from .. import __version__
 from ..data import ImageLabelMapper, ground_truth_json
 from ..evaluation import load_coco_ground_truths
-from ..labeling import build_label_generator
 from ..visualization import (
     ReportColumn,
     ReportNumber,
@@ -35,7 +34,7 @@ from ..visualization import (
     write_report,
 )
 from .checkpoint import WSISCheckpointer
-from .pseudo_labels import label_dataset_name
+from .pseudo_labels import label_dataset_name, load_label_generator
 from .setup import load_config
 from .trainer import class_names, dataset_dicts
 
@@ -219,13 +218,7 @@ def _detection_panel(
 def _training_rows(
     cfg: CfgNode, name: str, classes: list[str], detect: Callable, count: int
 ) -> list[ReportRow]:
-    generator = build_label_generator(cfg)
-    WSISCheckpointer(
-        generator.classifier,
-        meta_architecture=cfg.MODEL.META_ARCHITECTURE,
-        classes=classes,
-        exact=True,
-    ).load(cfg.MODEL.WEIGHTS)
+    generator = load_label_generator(cfg, classes)
     mapper = ImageLabelMapper(cfg, is_train=False)
     truths = _ground_truths(name)
     rows = []
