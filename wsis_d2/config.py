@@ -105,7 +105,7 @@ def _add_model_config(cfg: CN) -> None:
     # ... and at least this statistic of its map: "median", "mean", "max" or "none".
     cfg.MODEL.PRM.FILTER = "median"
     # Peaks per backward pass of peak backpropagation: memory against speed.
-    cfg.MODEL.PRM.PEAKS_PER_BATCH = 16
+    cfg.MODEL.PRM.PEAKS_PER_BATCH = 4
 
 
 def _add_proposals_config(cfg: CN) -> None:

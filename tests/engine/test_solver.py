@@ -8,6 +8,7 @@ from detectron2.config import get_cfg
 
 from wsis_d2 import add_wsis_config
 from wsis_d2.engine.solver import build_lr_scheduler, build_optimizer
+from wsis_d2.errors import UserError
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_frozen_parameters_are_left_out(cfg):
 
 def test_unknown_optimizer_is_named(cfg):
     cfg.SOLVER.OPTIMIZER = "Adam"
-    with pytest.raises(ValueError, match="'Adam'"):
+    with pytest.raises(UserError, match="'Adam'"):
         build_optimizer(cfg, Net())
 
 

@@ -76,17 +76,19 @@ class Folder:
         output = ("OUTPUT_DIR", str(self.root / "output"), "MODEL.WEIGHTS", "")
         return ["--config-file", CLASSIFIER, *self.options(), *output]
 
-    def make_labels(self) -> list[str]:
+    def make_labels(self, output: str = "labels.json") -> list[str]:
         return [
-            *("--config-file", LABELS, "--output", str(self.root / "labels.json")),
+            *("--config-file", LABELS, "--output", str(self.root / output)),
             *self.options(),
             *("MODEL.WEIGHTS", str(self.checkpoint())),
             *("PROPOSALS.PATH", str(self.root / "proposals")),
         ]
 
-    def run_recipe(self, recipe: str = "configs/own/wise/recipe.yaml") -> list[str]:
-        output = str(self.root / "output")
-        return ["--recipe", recipe, "--output", output, *self.options(), "MODEL.WEIGHTS", ""]
+    def run_recipe(
+        self, recipe: str = "configs/own/wise/recipe.yaml", output: str = "output"
+    ) -> list[str]:
+        paths = ("--recipe", recipe, "--output", str(self.root / output))
+        return [*paths, *self.options(), "MODEL.WEIGHTS", ""]
 
     def train_detector(self) -> list[str]:
         pseudo = ("JSON", self.root / "pseudo.json"), ("IMAGE_ROOT", self.images)
@@ -118,7 +120,7 @@ class Folder:
             ).save("model")
         return path
 
-    def write_instances(self, **changes: object) -> Path:
+    def write_instances(self, empty: bool = False) -> Path:
         """A COCO file with a rectangle on each photo, as a label generator would write it."""
         images = [
             {"id": i, "file_name": n, "height": 40, "width": 48} for i, n in enumerate(IMAGES)
@@ -130,9 +132,8 @@ class Folder:
             "annotations": [
                 {"id": i + 1, "image_id": i, "segmentation": [outline], **annotation}
                 for i in range(len(IMAGES))
-            ],
+            ][: 0 if empty else None],
             "categories": [{"id": 1, "name": "cat"}],
-            **changes,
         }
         path = self.root / "pseudo.json"
         path.write_text(json.dumps(content))
@@ -202,8 +203,6 @@ def _detections_of_unlisted_image(f: Folder) -> None:
     (f / "c.jpg").unlink()
 
 
-SHAPES = ("--config-file", "configs/shapes/wise/classifier.yaml", "OUTPUT_DIR", "{root}/output")
-NO_PEAKS = {"annotations": []}
 CASES = [
     # -- data
     Case(
@@ -347,7 +346,7 @@ CASES = [
         "train_net.py",
         _detector(),
         ("no instance", "PEAK_THRESHOLD"),
-        lambda f: f.write_instances(annotations=[]),
+        lambda f: f.write_instances(empty=True),
     ),
     Case(
         "unknown source of the pseudo labels' images",
@@ -393,12 +392,6 @@ CASES = [
         "make_pseudo_labels.py",
         _make_labels("PSEUDO_LABELS.GENERATOR", "WIZE"),
         ("'WIZE'", "PRM, WISE"),
-    ),
-    Case(
-        "unknown selection of WISE",
-        "make_pseudo_labels.py",
-        _make_labels("PSEUDO_LABELS.WISE.SELECTION", "worst"),
-        ("'worst'", "'best' or 'sampled'"),
     ),
     # -- checkpoints
     Case(
@@ -485,19 +478,19 @@ CASES = [
     Case(
         "label generation cannot write",
         "make_pseudo_labels.py",
-        lambda f: [*f.make_labels(), "--output", f.root / "file" / "labels.json"],
+        lambda f: f.make_labels("file/labels.json"),
         ("{root}/file", "not writable"),
     ),
     Case(
         "labels where a folder is",
         "make_pseudo_labels.py",
-        lambda f: [*f.make_labels(), "--output", f.images],
+        lambda f: f.make_labels("images"),
         ("{root}/images", "is a folder"),
     ),
     Case(
         "recipe cannot write",
         "run_pipeline.py",
-        lambda f: [*f.run_recipe(), "--output", f.root / "file" / "output"],
+        lambda f: f.run_recipe(output="file/output"),
         ("{root}/file/output", "not writable"),
     ),
     Case(
@@ -513,7 +506,7 @@ CASES = [
             *("--gt", f.write_instances(), "--pred", f.write_instances()),
             *("--output", f.root / "file" / "metrics.json"),
         ],
-        ("{root}/file/metrics.json", "cannot be written"),
+        ("{root}/file", "not writable"),
     ),
     Case(
         "unknown config key",
@@ -526,6 +519,12 @@ CASES = [
         "train_net.py",
         _train("SOLVER.MAX_ITER.X", "3"),
         ("SOLVER.MAX_ITER.X",),
+    ),
+    Case(
+        "flag after the config keys",
+        "train_net.py",
+        _train("--resume", "x"),
+        ("--resume", "before"),
     ),
     Case(
         "config value of the wrong type",
@@ -588,7 +587,7 @@ CASES = [
         "recipe that is not YAML",
         "run_pipeline.py",
         lambda f: f.run_recipe(str(f.root / "r.yaml")),
-        ("{root}/r.yaml", "not valid YAML", "line 2"),
+        ("{root}/r.yaml", "not valid YAML", "line 3"),
         _write("r.yaml", b"title: x\nstages: [\n"),
     ),
     Case(
@@ -633,8 +632,8 @@ def test_finished_images_are_not_lost(folder, tool_in_process):
     """Labelling stops at a damaged image; after it is mended --resume goes on from there."""
     arguments = folder.make_labels()
     output, whole = folder.root / "labels.json", folder.root / "whole.json"
-    code, _ = tool_in_process("make_pseudo_labels.py", *arguments, "--output", whole)
-    assert code == 0
+    code, stderr = tool_in_process("make_pseudo_labels.py", *folder.make_labels("whole.json"))
+    assert code == 0, stderr
 
     shutil.copytree(folder.images, folder.root / "kept")
     folder.truncate("c.jpg")
@@ -658,12 +657,12 @@ def test_finished_images_of_other_labels_are_not_taken_up(folder, tool_in_proces
     code, _ = tool_in_process("make_pseudo_labels.py", *arguments)
     assert code == 2
     folder.label(("b.jpg", "dog"), ("c.jpg", "cat;dog"))
-    expected = folder.root / "expected.json"
-    code, stderr = tool_in_process("make_pseudo_labels.py", *arguments, "--output", expected)
+    code, stderr = tool_in_process("make_pseudo_labels.py", *folder.make_labels("expected.json"))
     assert code == 0, stderr
     code, stderr = tool_in_process("make_pseudo_labels.py", "--resume", *arguments)
     assert code == 0, stderr
-    assert (folder.root / "labels.json").read_bytes() == expected.read_bytes()
+    expected = (folder.root / "expected.json").read_bytes()
+    assert (folder.root / "labels.json").read_bytes() == expected
 
 
 @pytest.mark.slow

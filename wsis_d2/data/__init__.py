@@ -6,7 +6,7 @@ Importing this package registers the built-in datasets.
 from .augmentation import PaddedRandomCrop, build_image_level_augmentation
 from .builtin import register_builtin_datasets
 from .catalog import ground_truth_json, register_coco_json, replace_dataset
-from .dataset_mapper import ImageLabelMapper
+from .dataset_mapper import ImageLabelMapper, InstanceMapper
 from .image_labels import (
     check_image_level_dataset,
     load_class_folders,
@@ -27,6 +27,7 @@ from .shapes import SHAPES_CLASSES
 __all__ = [
     "SHAPES_CLASSES",
     "ImageLabelMapper",
+    "InstanceMapper",
     "PaddedRandomCrop",
     "build_image_level_augmentation",
     "check_image_level_dataset",

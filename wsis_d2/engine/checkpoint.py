@@ -7,6 +7,7 @@ import os
 import pickle
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
@@ -121,11 +122,13 @@ class WSISCheckpointer(DetectionCheckpointer):
                 "another program"
             ) from error
         weights = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
-        if not isinstance(weights, dict):
-            raise UserError(
-                f"{filename} is no checkpoint: it holds a {type(weights).__name__} instead of "
-                "named weights"
-            )
+        values = weights.values() if isinstance(weights, dict) else [weights]
+        for value in values:
+            if not isinstance(value, (torch.Tensor, np.ndarray)):
+                raise UserError(
+                    f"{filename} is no checkpoint of this program: it holds a "
+                    f"{type(value).__name__} where weights are expected"
+                )
         return loaded if "model" in loaded else {"model": loaded}
 
     @staticmethod

@@ -77,7 +77,7 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
         output_file,
         info,
         partial_dir=output_file + ".partial",
-        fingerprint=json.dumps([info, _without_folders(dataset)], sort_keys=True),
+        fingerprint=json.dumps([info, _relative_to_root(dataset, name)], sort_keys=True),
         resume=resume,
     )
     finished = writer.finished_image_ids()
@@ -120,9 +120,10 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
     return {"pseudo_labels": flatten_instance_metrics(metrics, names)}
 
 
-def _without_folders(dataset: list[dict]) -> list[dict]:
-    """What the labels of a dataset depend on, wherever it lies."""
-    return [{**d, "file_name": os.path.basename(d["file_name"])} for d in dataset]
+def _relative_to_root(dataset: list[dict], name: str) -> list[dict]:
+    """The dataset's dicts, the same wherever its folder lies."""
+    root = MetadataCatalog.get(name).get("image_root") or os.curdir
+    return [{**d, "file_name": os.path.relpath(d["file_name"], root)} for d in dataset]
 
 
 def load_label_generator(cfg: CfgNode, classes: Sequence[str]) -> torch.nn.Module:

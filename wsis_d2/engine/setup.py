@@ -41,7 +41,10 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     if opts:
         if len(opts) % 2:
             raise UserError(f"KEY VALUE options come in pairs, got {' '.join(opts)!r}")
-        _merge(cfg.merge_from_list, list(opts), "the command line")
+        for key, value in zip(opts[::2], opts[1::2]):
+            if key.startswith("-"):
+                raise UserError(f"{key} stands after KEY VALUE options: put it before them")
+            _merge(cfg.merge_from_list, [key, value], f"option {key} {value}")
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     register_own_datasets(cfg)

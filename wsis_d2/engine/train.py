@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from ..errors import UserError
 from ..files import write_json
 from .checkpoint import WSISCheckpointer
-from .trainer import Trainer, class_names, dataset_dicts
+from .trainer import Trainer, class_names, dataset_dicts, require_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ def _check_datasets(cfg: CfgNode, only_test: bool = False) -> None:
         return
     if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty: name the dataset to train on")
+    for name in cfg.DATASETS.TRAIN:
+        require_dataset(name)
     if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {comm.get_world_size()} "

@@ -149,17 +149,22 @@ def build_instance_mask_evaluator(
 
 
 def dataset_dicts(name: str) -> list[dict]:
-    """The registered dataset's dicts.
+    """The registered dataset's dicts; see :func:`require_dataset`."""
+    require_dataset(name)
+    return DatasetCatalog.get(name)
+
+
+def require_dataset(name: str) -> None:
+    """Check that a dataset of this name is registered.
 
     Raises:
-        UserError: Where no such dataset is registered.
+        UserError: It is not.
     """
     if name not in DatasetCatalog.list():
         raise UserError(
             f"dataset '{name}' is not registered: check DATASETS.TRAIN/TEST, or name its files in "
             "DATASETS.OWN_TRAIN, DATASETS.OWN_TEST or DATASETS.PSEUDO"
         )
-    return DatasetCatalog.get(name)
 
 
 def class_names(cfg: CfgNode) -> list[str]:
