@@ -13,8 +13,6 @@ from detectron2.data.datasets import load_coco_json
 from pycocotools.coco import COCO
 
 from wsis_d2.data import register_builtin_datasets
-from wsis_d2.engine.pipeline import load_recipe
-from wsis_d2.errors import UserError
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -224,21 +222,3 @@ def test_evaluation_alone(wise_output, run_tool, tmp_path):
     again = json.loads((tmp_path / "eval_metrics.json").read_text())
     first = json.loads((wise_output / "metrics.json").read_text())["classifier"]["metrics"]
     assert again["classification"]["mAP"] == pytest.approx(first["classification"]["mAP"])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("title: x\nstages: [{name: a, run: trian, config: c.yaml}]", "runs 'trian'"),
-        ("title: x\nstages: [{name: a, run: train, options: {K: '{b}/f'}}]", "needs b"),
-        ("stages: 3", "is not a recipe"),
-        ("title: [", "not valid YAML"),
-    ],
-)
-def test_recipes_with_mistakes(tmp_path, text, message):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(text)
-    with pytest.raises(UserError, match=message):
-        load_recipe(str(path))
-    with pytest.raises(UserError, match="does not exist"):
-        load_recipe(str(tmp_path / "none.yaml"))

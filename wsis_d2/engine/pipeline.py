@@ -127,9 +127,32 @@ def stage_config(recipe: Recipe, stage: Stage, output: str, opts: list[str]) -> 
     for key, value in stage.options.items():
         options += [key, value.format(**folders) if isinstance(value, str) else value]
     config_file = os.path.join(recipe.folder, stage.config) if stage.config else ""
-    cfg = load_config(config_file, [*options, *opts])
+    cfg = load_config(config_file, [*options, *_options_for(recipe, stage, opts)])
     cfg.OUTPUT_DIR = folders[stage.name]
     return cfg
+
+
+def _options_for(recipe: Recipe, stage: Stage, opts: list[str]) -> list[str]:
+    """The command line's options for one stage: ``KEY VALUE`` is for all, ``stage:KEY VALUE`` one.
+
+    Raises:
+        UserError: An option is for a stage that the recipe does not have, or lacks its value.
+    """
+    if len(opts) % 2:
+        raise UserError(f"KEY VALUE options come in pairs, got {' '.join(map(str, opts))!r}")
+    selected = []
+    names = [s.name for s in recipe.stages]
+    for key, value in zip(opts[::2], opts[1::2]):
+        name, colon, stage_key = key.partition(":")
+        if colon and name not in names:
+            raise UserError(
+                f"option {key} is for stage '{name}', but the stages are {', '.join(names)}"
+            )
+        if not colon:
+            selected += [key, value]
+        elif name == stage.name:
+            selected += [stage_key, value]
+    return selected
 
 
 def run_recipe(
@@ -154,7 +177,7 @@ def run_recipe(
         dist_url: Likewise.
         resume: A stage that was killed goes on where it was; without it that stage starts afresh.
             Stages that are complete and unchanged are skipped in either case.
-        opts: ``KEY VALUE`` pairs on top of the config of every stage.
+        opts: ``KEY VALUE`` pairs on top of the config of every stage, ``stage:KEY VALUE`` of one.
 
     Returns:
         What ``metrics.json`` holds: ``{stage: {"seconds": ..., "metrics": {...}}}``.

@@ -1,0 +1,58 @@
+"""Every config in configs/ loads, builds its model, and every recipe finds its files."""
+
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+
+from wsis_d2 import add_wsis_config
+from wsis_d2.engine import load_config, load_recipe
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+RECIPES = sorted(CONFIGS.rglob("recipe*.yaml"))
+STAGE_CONFIGS = sorted(set(CONFIGS.rglob("*.yaml")) - set(RECIPES))
+
+
+def _name(path):
+    return str(path.relative_to(CONFIGS))
+
+
+@pytest.mark.parametrize("path", STAGE_CONFIGS, ids=_name)
+def test_config_builds_its_model(path):
+    options = ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.NUM_CLASSES", "20"]
+    cfg = load_config(str(path), [*options, "MODEL.CLASSIFIER.NUM_CLASSES", "20"])
+    model = build_model(cfg)
+    assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
+    assert (
+        "masks" if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" else "image_labels"
+    ) == cfg.DATASETS.SUPERVISION
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=_name)
+def test_recipe_names_files_that_exist(path):
+    for stage in load_recipe(str(path)).stages:
+        assert (path.parent / stage.config).is_file()
+
+
+def test_there_are_configs_to_test():
+    assert len(STAGE_CONFIGS) >= 10
+    assert len(RECIPES) >= 3
+
+
+def test_adding_the_keys_twice_changes_nothing():
+    cfg = get_cfg()
+    add_wsis_config(cfg)
+    once = cfg.dump()
+    add_wsis_config(cfg)
+    assert cfg.dump() == once
+
+
+def test_voc_mask_rcnn_is_the_published_recipe():
+    cfg = load_config(
+        str(CONFIGS / "voc" / "mask_rcnn_R_50_FPN.yaml"), ["MODEL.ROI_HEADS.NUM_CLASSES", "20"]
+    )
+    solver = cfg.SOLVER
+    assert (solver.BASE_LR, solver.IMS_PER_BATCH, solver.MAX_ITER) == (0.01, 4, 18000)
+    assert (solver.STEPS, solver.WEIGHT_DECAY) == ((12000, 16000), 1e-4)
+    assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN) == ((512,), 800)
