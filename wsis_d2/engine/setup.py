@@ -39,11 +39,12 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
             raise UserError(f"config file {config_file} does not exist: check --config-file")
         _merge(cfg.merge_from_file, config_file, f"config file {config_file}")
     if opts:
+        for flag in opts:
+            if str(flag).startswith("--"):
+                raise UserError(f"{flag} stands after KEY VALUE options: put it before them")
         if len(opts) % 2:
             raise UserError(f"KEY VALUE options come in pairs, got {' '.join(opts)!r}")
         for key, value in zip(opts[::2], opts[1::2]):
-            if key.startswith("-"):
-                raise UserError(f"{key} stands after KEY VALUE options: put it before them")
             _merge(cfg.merge_from_list, [key, value], f"option {key} {value}")
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
