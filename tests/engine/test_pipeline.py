@@ -40,7 +40,7 @@ def test_options_of_the_recipe_and_of_the_command_line(recipe):
     [
         (["third:SEED", "1"], "is for stage 'third', but the stages are first, second"),
         (["SEED"], "come in pairs"),
-        (["SEEED", "1"], "the command line"),
+        (["SEEED", "1"], "SEEED"),
     ],
 )
 def test_options_with_mistakes(recipe, options, message):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from wsis_d2.errors import UserError
 from wsis_d2.labeling import PeakLocalizer
 from wsis_d2.layers import peak_stimulation
 
@@ -95,5 +96,5 @@ def test_no_peak(maps):
 
 
 def test_unknown_location_is_named(maps):
-    with pytest.raises(ValueError, match="'centre'"):
+    with pytest.raises(UserError, match="'centre'"):
         _localize(maps, [0], location="centre")

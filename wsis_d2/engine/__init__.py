@@ -1,5 +1,6 @@
 """Trainer, stages, recipes and launch."""
 
+from .benchmark import run_benchmarks
 from .checkpoint import WSISCheckpointer, file_sha256
 from .cli import run_tool
 from .launch import launch, launch_from_args, run_in_fresh_process
@@ -27,6 +28,7 @@ __all__ = [
     "make_proposals",
     "make_pseudo_labels",
     "make_report",
+    "run_benchmarks",
     "run_in_fresh_process",
     "run_recipe",
     "run_tool",

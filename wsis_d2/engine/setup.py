@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 
@@ -37,7 +38,9 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     if config_file:
         if not os.path.isfile(config_file):
             raise UserError(f"config file {config_file} does not exist: check --config-file")
-        _merge(cfg.merge_from_file, config_file, f"config file {config_file}")
+        # Not Detectron2's default, which builds any Python object that a config file names.
+        merge_safely = functools.partial(cfg.merge_from_file, allow_unsafe=False)
+        _merge(merge_safely, config_file, f"config file {config_file}")
     if opts:
         for flag in opts:
             if str(flag).startswith("--"):

@@ -65,5 +65,11 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMult
             interval_scaling=["rescaled", "rescaled"],
         )
     else:
-        return build_stock_lr_scheduler(cfg, optimizer)
+        try:
+            return build_stock_lr_scheduler(cfg, optimizer)
+        except ValueError as error:
+            raise UserError(
+                f"SOLVER.LR_SCHEDULER_NAME is {solver.LR_SCHEDULER_NAME!r}: choose 'WarmupPolyLR', "
+                "'OneCycleLR' or one of Detectron2's"
+            ) from error
     return LRMultiplier(optimizer, multiplier=multiplier, max_iter=solver.MAX_ITER)

@@ -22,10 +22,10 @@ from detectron2.engine import (
 )
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
-from detectron2.modeling import build_model
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from ..data import ImageLabelMapper, InstanceMapper, check_image_level_dataset
-from ..errors import UserError
+from ..errors import UserError, look_up
 from ..evaluation import InstanceMaskEvaluator, MultiLabelEvaluator
 from .checkpoint import WSISCheckpointer
 from .cli import one_sentence
@@ -83,6 +83,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """The meta-architecture of the config (not printed: it is in the config)."""
+        look_up(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
         return build_model(cfg)
 
     @classmethod

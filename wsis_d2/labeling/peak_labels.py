@@ -14,6 +14,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 from pycocotools import mask as mask_utils
 
+from ..errors import UserError
 from ..proposals import MaskProposals, ProposalSource, build_proposal_source
 from .build import LABEL_GENERATOR_REGISTRY
 from .peak_localizer import PeakCues, PeakLocalizer
@@ -124,7 +125,7 @@ class WISE(PeakLabelGenerator):
     def __init__(self, *, selection: str, min_objectness: float, seed: int, **kwargs):
         super().__init__(**kwargs)
         if selection not in ("best", "sampled"):
-            raise ValueError(
+            raise UserError(
                 f"PSEUDO_LABELS.WISE.SELECTION is {selection!r}: choose 'best' or 'sampled'"
             )
         self.selection = selection

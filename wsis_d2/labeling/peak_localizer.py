@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from detectron2.config import configurable
 
+from ..errors import UserError
 from ..layers import peak_response_maps
 
 
@@ -60,7 +61,9 @@ class PeakLocalizer:
         peaks_per_batch: int = 16,
     ):
         if location not in ("response", "cell"):
-            raise ValueError(f"PEAK_LOCATION is {location!r}: choose 'response' or 'cell'")
+            raise UserError(
+                f"PSEUDO_LABELS.PEAK_LOCATION is {location!r}: choose 'response' or 'cell'"
+            )
         self.class_threshold = class_threshold
         self.peak_threshold = peak_threshold
         self.relative_threshold = relative_threshold

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 
-from wsis_d2.errors import UserError
+from wsis_d2.errors import look_up
 
 from .cache import ProposalCache, generate_proposals
 from .readers import CocoResultsProposals, MatProposals, SegmentAnythingProposals
@@ -120,13 +120,9 @@ def build_proposal_source(cfg: CfgNode) -> ProposalSource:
     Raises:
         UserError: unknown name, or PROPOSALS.PATH is not what the source needs.
     """
-    if cfg.PROPOSALS.SOURCE not in PROPOSAL_SOURCE_REGISTRY:
-        known = ", ".join(sorted(name for name, _ in PROPOSAL_SOURCE_REGISTRY))
-        raise UserError(
-            f"PROPOSALS.SOURCE {cfg.PROPOSALS.SOURCE!r} is unknown: choose one of {known}"
-        )
+    reader = look_up(PROPOSAL_SOURCE_REGISTRY, cfg.PROPOSALS.SOURCE, "PROPOSALS.SOURCE")
     return ProposalSource(
-        PROPOSAL_SOURCE_REGISTRY.get(cfg.PROPOSALS.SOURCE)(cfg),
+        reader(cfg),
         cfg.PROPOSALS.MIN_AREA,
         cfg.PROPOSALS.MAX_AREA,
         cfg.PROPOSALS.MAX_PER_IMAGE,
