@@ -33,7 +33,7 @@ from ..visualization import (
     resize_image,
     write_report,
 )
-from .checkpoint import WSISCheckpointer
+from .checkpoint import WSISCheckpointer, file_sha256
 from .pseudo_labels import label_dataset_name, load_label_generator
 from .setup import load_config
 from .trainer import class_names, dataset_dicts
@@ -105,6 +105,7 @@ def make_report(
         provenance={
             "Generator": labels_cfg.PSEUDO_LABELS.GENERATOR,
             "Labelled dataset": f"{name}, {len(dataset_dicts(name))} images",
+            "Classifier (sha256)": file_sha256(labels_cfg.MODEL.WEIGHTS),
             "Seed": str(labels_cfg.SEED),
             "Versions": f"wsis_d2 {__version__}, detectron2 {detectron2_version}, "
             f"torch {torch.__version__}",
@@ -204,7 +205,11 @@ def _truth_panel(
         class_names=classes,
         scale=scale,
     )
-    return ReportPanel(f"{len(truths)} objects", drawn)
+    return ReportPanel(_count(len(truths), "object"), drawn)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def _detection_panel(
@@ -212,7 +217,7 @@ def _detection_panel(
 ) -> ReportPanel:
     masks, class_ids, scores = detections
     drawn = draw_instances(image, masks, class_ids, scores, classes, scale=scale)
-    return ReportPanel(f"{len(masks)} masks of score ≥ {MIN_SHOWN_SCORE}", drawn)
+    return ReportPanel(f"{_count(len(masks), 'mask')} of score ≥ {MIN_SHOWN_SCORE}", drawn)
 
 
 def _training_rows(
@@ -235,7 +240,7 @@ def _training_rows(
             ReportPanel(names, resize_image(image, scale)),
             ReportPanel(f"maximum {heat.max():.1f}", draw_heatmap(image, heat, scale=scale)),
             ReportPanel(
-                f"{len(cues)} peaks",
+                _count(len(cues), "peak"),
                 draw_peaks(
                     image,
                     cues.points.cpu().numpy(),
@@ -245,9 +250,11 @@ def _training_rows(
                     scale=scale,
                 ),
             ),
-            ReportPanel(f"{len(cues)} maps", draw_peak_responses(image, responses, scale=scale)),
             ReportPanel(
-                f"{len(labels)} masks",
+                _count(len(cues), "map"), draw_peak_responses(image, responses, scale=scale)
+            ),
+            ReportPanel(
+                _count(len(labels), "mask"),
                 draw_instances(
                     image,
                     labels.pred_masks.numpy(),

@@ -31,14 +31,20 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     trainer.train()
-    # DefaultTrainer evaluates by a hook, whose result is lost where a finished run is resumed.
-    if trainer.start_iter >= trainer.max_iter:
-        return evaluate(cfg)
-    return getattr(trainer, "_last_eval_results", {})
+    # Set by DefaultTrainer's evaluation hook, also where a finished run is resumed.
+    return trainer._last_eval_results
 
 
 def evaluate(cfg: CfgNode) -> dict:
-    """Evaluate the weights of ``OUTPUT_DIR``'s last checkpoint, or else ``MODEL.WEIGHTS``."""
+    """Evaluate ``MODEL.WEIGHTS`` or, where that is empty, ``OUTPUT_DIR``'s last checkpoint.
+
+    Returns:
+        Metrics on ``DATASETS.TEST``, also written to ``OUTPUT_DIR/eval_metrics.json``; on the main
+        process.
+
+    Raises:
+        UserError: There are no weights, or they are of another model.
+    """
     _check_datasets(cfg, only_test=True)
     model = Trainer.build_model(cfg)
     checkpointer = WSISCheckpointer(
