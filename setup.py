@@ -29,6 +29,7 @@ setup(
         "scikit-image>=0.21",
         "pycocotools>=2.0.7",
         "Pillow>=9.5",
+        "matplotlib>=3.7",
         "tabulate",
         "tqdm",
     ],

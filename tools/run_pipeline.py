@@ -4,9 +4,10 @@
 import os
 
 from detectron2.engine import default_argument_parser
+from tabulate import tabulate
 
 from wsis_d2.engine import run_recipe, run_tool
-from wsis_d2.engine.report import headline
+from wsis_d2.engine.report import headline, result_table
 
 
 def main(args) -> None:
@@ -20,9 +21,11 @@ def main(args) -> None:
         resume=args.resume,
         opts=args.opts,
     )
-    print()
     for what, _, value in headline(results):
-        print(f"{what:<24}{value:6.1f}")
+        print(f"{what}: {value:.1f} %")
+    table = result_table(results)
+    if table.rows:
+        print(f"\n{tabulate(table.rows, table.columns, floatfmt='.1f', missingval='-')}\n")
     print(f"report: {os.path.abspath(os.path.join(args.output, 'report.html'))}")
 
 

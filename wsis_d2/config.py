@@ -39,6 +39,8 @@ def _add_data_config(cfg: CN) -> None:
     # What a training stage may see: "masks" is stock Detectron2; with "image_labels" the mapper
     # hands out images and class labels alone, whatever else the dataset knows.
     cfg.DATASETS.SUPERVISION = "masks"
+    # Whether VOC's objects that are marked as difficult give labels.
+    cfg.DATASETS.KEEP_DIFFICULT = True
     # The user's own image-level datasets.
     cfg.DATASETS.OWN_TRAIN = _own_dataset("own_train")
     cfg.DATASETS.OWN_TEST = _own_dataset("own_test")

@@ -25,18 +25,20 @@ _VOC_SPLITS = {
 }
 
 
-def register_builtin_datasets(root: str | None = None) -> None:
+def register_builtin_datasets(root: str | None = None, keep_difficult: bool = True) -> None:
     """Register VOC 2012, COCO and Shapes with image-level labels, and their instances.
 
     It may be called again, after ``$DETECTRON2_DATASETS`` has changed or with another folder.
 
     Args:
         root: folder of the datasets; None: ``$DETECTRON2_DATASETS``, else ``datasets``.
+        keep_difficult: whether VOC's objects that are marked as difficult give labels.
     """
     if root is None:
         root = os.getenv("DETECTRON2_DATASETS", "datasets")
     for name, split in _VOC_SPLITS.items():
-        register_pascal_voc(name, os.path.join(root, "VOC2012"), split, CLASS_NAMES)
+        folder = os.path.join(root, "VOC2012")
+        register_pascal_voc(name, folder, split, CLASS_NAMES, keep_difficult)
     for split in ("train", "val"):
         register_pascal_voc(
             f"shapes_{split}", os.path.join(root, "shapes"), f"Segmentation/{split}", SHAPES_CLASSES

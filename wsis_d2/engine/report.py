@@ -98,7 +98,7 @@ def make_report(
             "labels, its peaks choose class-agnostic mask proposals, and Mask R-CNN is trained on "
             "the masks so chosen."
         ),
-        tables=[result_table(results), time_table(results)],
+        tables=[result_table(results), group_table(results), time_table(results)],
         rows=rows,
         columns=COLUMNS,
         headline=[ReportNumber(label, value, "%") for label, _, value in headline(results)],
@@ -129,23 +129,44 @@ def headline(results: dict) -> list[tuple[str, str, float]]:
     return figures
 
 
+#: Rows of the tables of masks: (what, section of the metrics).
+_MASKS = (
+    ("Pseudo masks (training images)", "pseudo_labels"),
+    ("Mask R-CNN (held-out images)", "instance_masks"),
+)
+
+
+def _mask_metrics(results: dict) -> list[tuple[str, dict]]:
+    """(what, metrics) of all masks that were evaluated."""
+    stages = [stage.get("metrics") or {} for stage in results.values()]
+    return [(what, m[section]) for what, section in _MASKS for m in stages if section in m]
+
+
 def result_table(results: dict) -> ReportTable:
     """VOC-style AP and ABO of the pseudo masks and of Mask R-CNN."""
-    metrics = ("AP25", "AP50", "AP70", "AP75", "ABO")
-    rows = []
-    for what, section in (
-        ("Pseudo masks (training images)", "pseudo_labels"),
-        ("Mask R-CNN (held-out images)", "instance_masks"),
-    ):
-        for stage in results.values():
-            found = (stage.get("metrics") or {}).get(section)
-            if found:
-                rows.append((what, *(found.get(m) for m in metrics)))
+    columns = ("AP25", "AP50", "AP70", "AP75", "ABO")
+    rows = [(what, *(metrics.get(c) for c in columns)) for what, metrics in _mask_metrics(results)]
     return ReportTable(
         "Instance masks, percent",
-        ("Masks", *metrics),
+        ("Masks", *columns),
         rows,
         note="AP as in PASCAL VOC at the IoU of the column; ABO: average best overlap.",
+    )
+
+
+def group_table(results: dict) -> ReportTable:
+    """AP50 by the size of the objects and by their number in the image."""
+    groups = ("small", "medium", "large", "1 object", "2-4 objects", "5+ objects")
+    rows = [
+        (what, *(metrics.get(f"AP50-{g}") for g in groups))
+        for what, metrics in _mask_metrics(results)
+    ]
+    return ReportTable(
+        "AP50 by size and by number of objects",
+        ("Masks", *groups),
+        rows,
+        note="Small: below 32 × 32 pixels; large: above 96 × 96. The number is of the true objects "
+        "in the image.",
     )
 
 

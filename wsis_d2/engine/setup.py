@@ -16,7 +16,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ..config import add_wsis_config
-from ..data import register_own_datasets
+from ..data import register_builtin_datasets, register_own_datasets
 from ..errors import UserError
 from ..files import check_writable_folder, write_text
 from .trainer import class_names
@@ -51,6 +51,8 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
             _merge(cfg.merge_from_list, [key, value], f"option {key} {value}")
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    if not cfg.DATASETS.KEEP_DIFFICULT:
+        register_builtin_datasets(keep_difficult=False)
     register_own_datasets(cfg)
     if cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names(cfg))
