@@ -16,6 +16,8 @@ done
 output=${output:-output/shapes_wise_seed$seed}
 
 bash tools/setup_env.sh
+# Detectron2's imports raise this once in every process.
+export PYTHONWARNINGS='ignore:`torch.jit.script` is deprecated:FutureWarning'
 # Each seed has its own pictures, beside its results.
 export DETECTRON2_DATASETS=$output/datasets
 .venv/bin/python tools/prepare_shapes.py --output "$DETECTRON2_DATASETS/shapes" \
