@@ -21,6 +21,8 @@ def main(args) -> None:
         resume=args.resume,
         opts=args.opts,
     )
+    if os.environ.get("RANK", "0") != "0":
+        return  # under torchrun one process speaks
     for what, _, value in headline(results):
         print(f"{what}: {value:.1f} %")
     table = result_table(results)

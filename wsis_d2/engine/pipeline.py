@@ -18,12 +18,14 @@ would give.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -184,32 +186,77 @@ def run_recipe(
     """
     recipe, output, opts = load_recipe(recipe_file), os.path.abspath(output), list(opts or [])
     check_writable_folder(output)
+    if dist.is_torchelastic_launched():
+        # torchrun's processes stay together; those without work wait for a stage to end.
+        launch(
+            _run_stages,
+            num_gpus,
+            args=(recipe, output, opts, resume, _run_in_group),
+            timeout=timedelta(days=1),
+        )
+    else:
+        processes = (num_gpus, num_machines, machine_rank, dist_url)
+        run = functools.partial(_run_in_new_processes, processes)
+        _run_stages(recipe, output, opts, resume, run, machine_rank == 0)
+    return _read_json(os.path.join(output, "metrics.json"))
+
+
+def _run_stages(
+    recipe: Recipe,
+    output: str,
+    opts: list[str],
+    resume: bool,
+    run: Callable[[Stage, tuple], None],
+    main_machine: bool = True,
+) -> None:
+    """Run what is missing or has changed, by ``run(stage, arguments of _run_stage)``."""
+    speaks = main_machine and comm.is_main_process()
     start = time.perf_counter()
     results: dict[str, dict] = {}
     fingerprints: dict[str, str] = {}
     for number, stage in enumerate(recipe.stages, 1):
         title = f"[{number}/{len(recipe.stages)}] {stage.name}"
         cfg = stage_config(recipe, stage, output, opts)
-        fingerprints[stage.name] = _fingerprint(cfg, stage, output, fingerprints)
-        result = _read_result(cfg.OUTPUT_DIR, fingerprints[stage.name])
+        fingerprint = _fingerprint(cfg, stage, output, fingerprints)
+        fingerprints[stage.name] = fingerprint
+        result = _read_result(cfg.OUTPUT_DIR, fingerprint)
         if result:
-            print(f"{title}: unchanged, skipped", flush=True)
+            _say(f"{title}: unchanged, skipped", speaks)
         else:
-            print(f"{title}: running ({cfg.OUTPUT_DIR}/log.txt)", flush=True)
-            args = (recipe, stage, output, opts, resume, fingerprints[stage.name])
-            if stage.run not in DISTRIBUTED:
-                if machine_rank == 0 and comm.is_main_process():
-                    run_in_fresh_process(_run_stage, args)
-            elif num_gpus * num_machines > 1 or dist.is_torchelastic_launched():
-                launch(_run_stage, num_gpus, num_machines, machine_rank, dist_url, args)
-            else:
-                run_in_fresh_process(_run_stage, args)
-            result = _read_result(cfg.OUTPUT_DIR, fingerprints[stage.name]) or {}
-            print(f"{title}: done in {_duration(result.get('seconds', 0))}", flush=True)
+            _say(f"{title}: running ({cfg.OUTPUT_DIR}/log.txt)", speaks)
+            run(stage, (recipe, stage, output, opts, resume, fingerprint))
+            result = _read_result(cfg.OUTPUT_DIR, fingerprint)
+            _say(f"{title}: done in {_duration(result.get('seconds', 0))}", speaks)
         results[stage.name] = {k: v for k, v in result.items() if k != "fingerprint"}
-        write_json(os.path.join(output, "metrics.json"), results, indent=2)
-    print(f"{recipe.title}: {_duration(time.perf_counter() - start)} in all", flush=True)
-    return results
+        if speaks:
+            write_json(os.path.join(output, "metrics.json"), results, indent=2)
+    _say(f"{recipe.title}: {_duration(time.perf_counter() - start)} in all", speaks)
+
+
+def _run_in_new_processes(
+    processes: tuple[int, int, int, str | None], stage: Stage, args: tuple
+) -> None:
+    num_gpus, num_machines, machine_rank, dist_url = processes
+    if stage.run not in DISTRIBUTED:
+        if machine_rank == 0:
+            run_in_fresh_process(_run_stage, args)
+    elif num_gpus * num_machines > 1:
+        launch(_run_stage, num_gpus, num_machines, machine_rank, dist_url, args)
+    else:
+        run_in_fresh_process(_run_stage, args)
+
+
+def _run_in_group(stage: Stage, args: tuple) -> None:
+    if stage.run in DISTRIBUTED:
+        _run_stage(*args)
+    elif comm.is_main_process():
+        run_in_fresh_process(_run_stage, args)
+    comm.synchronize()
+
+
+def _say(text: str, speaks: bool) -> None:
+    if speaks:
+        print(text, flush=True)
 
 
 def _duration(seconds: float) -> str:
@@ -226,9 +273,9 @@ def _run_stage(
     # A checkpoint or label file of other settings must not be taken up.
     begun = os.path.join(cfg.OUTPUT_DIR, "begun.json")
     resume = resume and _read_json(begun).get("fingerprint") == fingerprint
+    comm.synchronize()  # all have read it
     if comm.is_main_process():
         write_json(begun, {"fingerprint": fingerprint})
-    comm.synchronize()
     start = time.perf_counter()
     metrics = RUNNERS[stage.run](cfg, recipe, output, resume)
     if comm.is_main_process():

@@ -81,6 +81,10 @@ def setup(cfg: CfgNode, args: argparse.Namespace | None = None, verbose: bool = 
         check_writable_folder(cfg.OUTPUT_DIR)
     comm.synchronize()
     rank = comm.get_rank()
+    # A process that runs several stages logs each to its own file, and once.
+    setup_logger.cache_clear()
+    for name in ("detectron2", "fvcore", "wsis_d2"):
+        logging.getLogger(name).handlers.clear()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="wsis_d2")
     if verbose:
         default_setup(cfg, args or argparse.Namespace())
