@@ -54,7 +54,7 @@ def launch(
         try:
             main_func(*args)
         finally:
-            dist.destroy_process_group()
+            _leave_process_group()
         return
     world_size = num_machines * num_gpus_per_machine
     if world_size <= 1:
@@ -137,7 +137,7 @@ def _distributed_worker(
     )
     main_func(*args)
     comm.synchronize()
-    dist.destroy_process_group()
+    _leave_process_group()
 
 
 def _init_torchrun(timeout: timedelta) -> None:
@@ -168,6 +168,15 @@ def _create_local_process_group(num_processes: int) -> None:
         group = dist.new_group(ranks)
         if dist.get_rank() in ranks:
             comm._LOCAL_PROCESS_GROUP = group
+
+
+def _leave_process_group() -> None:
+    # Detectron2's reference would keep the local group, and its threads, until the interpreter
+    # ends, which aborts where a thread is still running.
+    comm._LOCAL_PROCESS_GROUP = None
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group.cache_clear()
+    dist.destroy_process_group()
 
 
 def _free_port() -> int:

@@ -13,12 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from numbers import Integral, Real
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..errors import UserError
 from ..files import write_text
 from .style import STYLE
 
@@ -127,13 +125,7 @@ def write_report(
         "</main>",
         _provenance(provenance or {}),
     ]
-    try:
-        write_text(Path(path), _page(title, _lines(*body)))
-    except OSError as error:
-        raise UserError(
-            f"the report cannot be written to {path} ({error.strerror}): "
-            "choose a folder that you may write to"
-        ) from error
+    write_text(path, _page(title, _lines(*body)))
 
 
 def format_number(value: Cell, decimals: int = 1) -> str:
