@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
@@ -86,7 +87,8 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
         try:
-            inference_on_dataset(generator, loader, writer)
+            with _one_thread_on_cpu():
+                inference_on_dataset(generator, loader, writer)
         except UserError as error:
             raise UserError(
                 f"{one_sentence(error)}; then run again with --resume: finished images are kept"
@@ -136,6 +138,20 @@ def load_label_generator(cfg: CfgNode, classes: Sequence[str]) -> torch.nn.Modul
         exact=True,
     ).load(cfg.MODEL.WEIGHTS)
     return generator
+
+
+@contextmanager
+def _one_thread_on_cpu() -> Iterator[None]:
+    """Sums over threads depend on their number, and with them the last digits of the scores.
+
+    One thread per process, and as many processes as you like, give the same bytes.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def label_info(cfg: CfgNode, dataset_name: str) -> dict:
