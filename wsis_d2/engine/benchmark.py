@@ -14,7 +14,7 @@ from .setup import load_config
 from .trainer import Trainer
 
 #: Pairs of runs after one warm-up of each; the median ratio is reported.
-NUM_PAIRS = 5
+NUM_PAIRS = 3
 
 
 def run_benchmarks(device: str = "cpu") -> list[dict]:
@@ -24,7 +24,7 @@ def run_benchmarks(device: str = "cpu") -> list[dict]:
         One dict each: ``name``, ``seconds`` and ``baseline_seconds`` (medians), ``speedup`` (median
         of the pairwise ratios), ``max_difference`` (largest difference of the results).
     """
-    return [_peak_backpropagation(device, size, batch) for size, batch in ((128, 16), (256, 4))]
+    return [_peak_backpropagation(device, size, batch) for size, batch in ((64, 16), (128, 16))]
 
 
 def _peak_backpropagation(device: str, size: int, peaks_per_batch: int) -> dict:
