@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from conftest import QUICK, ROOT
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from pycocotools.coco import COCO
@@ -15,12 +16,6 @@ from pycocotools.coco import COCO
 from wsis_d2.data import register_builtin_datasets
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[2]
-# As in conftest.py: the same settings as the shared run of the recipe.
-QUICK = (
-    "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 4 DATALOADER.NUM_WORKERS 0 "
-    "PSEUDO_LABELS.PEAK_THRESHOLD -100.0 TEST.DETECTIONS_PER_IMAGE 5"
-).split()
 STAGES = ["classifier", "proposals", "pseudo_labels", "mask_rcnn", "report"]
 
 

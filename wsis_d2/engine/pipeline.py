@@ -21,7 +21,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import logging
 import os
 import re
 import time
@@ -46,8 +45,6 @@ from .report import make_report
 from .setup import load_config, setup
 from .train import train
 from .trainer import dataset_dicts
-
-logger = logging.getLogger(__name__)
 
 #: Written into a stage's folder when it is complete.
 STAGE_FILE = "stage.json"
@@ -300,13 +297,11 @@ def _run_pseudo_labels(cfg: CfgNode, _recipe: Recipe, _output: str, resume: bool
 
 
 def _run_report(cfg: CfgNode, recipe: Recipe, output: str, _resume: bool) -> dict:
-    stages = {
-        s.run: os.path.join(output, s.name) for s in recipe.stages if s.run == "pseudo_labels"
-    }
-    trained = [os.path.join(output, s.name) for s in recipe.stages if s.run == "train"]
+    # Of several stages of one kind, the last.
+    folders = {s.run: os.path.join(output, s.name) for s in recipe.stages}
     metrics = _read_json(os.path.join(output, "metrics.json"))
     path = os.path.join(output, "report.html")
-    make_report(path, recipe.title, metrics, stages["pseudo_labels"], trained[-1])
+    make_report(path, recipe.title, metrics, folders["pseudo_labels"], folders["train"])
     return {}
 
 

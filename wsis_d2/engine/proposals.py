@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 from detectron2.config import CfgNode
 
 from ..proposals import build_proposal_source
 from .pseudo_labels import label_dataset_name
 from .trainer import dataset_dicts
-
-logger = logging.getLogger(__name__)
 
 
 def make_proposals(cfg: CfgNode) -> dict:
