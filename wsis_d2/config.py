@@ -12,7 +12,9 @@ def add_wsis_config(cfg: CN) -> None:
     _add_data_config(cfg)
     _add_solver_config(cfg)
     _add_model_config(cfg)
+    _add_relations_config(cfg)
     _add_proposals_config(cfg)
+    _add_cam_config(cfg)
     _add_pseudo_labels_config(cfg)
     _add_evaluation_config(cfg)
 
@@ -37,7 +39,8 @@ def _own_dataset(name: str) -> CN:
 
 def _add_data_config(cfg: CN) -> None:
     # What a training stage may see: "masks" is stock Detectron2; with "image_labels" the mapper
-    # hands out images and class labels alone, whatever else the dataset knows.
+    # hands out images and class labels alone, whatever else the dataset knows; with "seeds" also
+    # the seeds in SEEDS.PATH, made from image labels; "sem_seg" is stock semantic segmentation.
     cfg.DATASETS.SUPERVISION = "masks"
     # Whether VOC's objects that are marked as difficult give labels.
     cfg.DATASETS.KEEP_DIFFICULT = True
@@ -51,16 +54,23 @@ def _add_data_config(cfg: CN) -> None:
     # Folder of its images; empty: the image folder of the dataset SOURCE, which was labelled.
     cfg.DATASETS.PSEUDO.IMAGE_ROOT = ""
     cfg.DATASETS.PSEUDO.SOURCE = ""
+    # Semantic pseudo labels: a folder of label maps (PNG: 0 background, c + 1 class c, 255 ignored)
+    # named like the images of SOURCE, and the name of the dataset that they make.
+    cfg.DATASETS.PSEUDO.SEM_SEG_ROOT = ""
+    cfg.DATASETS.PSEUDO.SEM_SEG_NAME = "pseudo_sem_seg"
 
     # Augmentation where DATASETS.SUPERVISION is "image_labels".
     cfg.INPUT.IMAGE_LEVEL = CN()
-    # Training size: "longest_edge" (IRNet, AffinityNet: drawn from LONGEST_EDGE_TRAIN, then a
-    # zero-padded random crop of CROP_SIZE), "square" (PRM: SQUARE_SIZE x SQUARE_SIZE) or "none".
+    # Training size: "longest_edge" (drawn from LONGEST_EDGE_TRAIN: the CAM classifiers of IRNet and
+    # AffinityNet), "scale" (by a factor drawn from SCALE_TRAIN: IRNet), both followed by a
+    # zero-padded random crop of CROP_SIZE; "square" (SQUARE_SIZE x SQUARE_SIZE: PRM) or "none",
+    # which crops too where CROP_SIZE is set (AffinityNet).
     cfg.INPUT.IMAGE_LEVEL.RESIZE_TRAIN = "longest_edge"
     # The same choices at test time; "longest_edge" takes LONGEST_EDGE_TEST.
     cfg.INPUT.IMAGE_LEVEL.RESIZE_TEST = "none"
     cfg.INPUT.IMAGE_LEVEL.LONGEST_EDGE_TRAIN = (320, 640)
     cfg.INPUT.IMAGE_LEVEL.LONGEST_EDGE_TEST = 512
+    cfg.INPUT.IMAGE_LEVEL.SCALE_TRAIN = (0.5, 1.5)
     # Side of the random crop; 0: no crop.
     cfg.INPUT.IMAGE_LEVEL.CROP_SIZE = 512
     cfg.INPUT.IMAGE_LEVEL.SQUARE_SIZE = 448
@@ -75,6 +85,8 @@ def _add_solver_config(cfg: CN) -> None:
     # SOLVER.BASE_LR (PRM: backbone 0.01; IRNet's CAM net: classifier 10).
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     cfg.SOLVER.HEAD_MULTIPLIER = 1.0
+    # ... and of IRNet's displacement head alone (published: 10).
+    cfg.SOLVER.DISPLACEMENT_MULTIPLIER = 1.0
     # LR_SCHEDULER_NAME may also be "WarmupPolyLR" (lr * (1 - t/T)^power) ...
     cfg.SOLVER.POLY_LR_POWER = 0.9
     # ... or "OneCycleLR": linear from BASE_LR/25 over this part of the run, then cosine to 0.
@@ -110,6 +122,34 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.PRM.PEAKS_PER_BATCH = 4
 
 
+def _add_relations_config(cfg: CN) -> None:
+    # IRNet (Ahn et al., CVPR 2019, section 4).
+    cfg.MODEL.IRNET = CN()
+    # Features of the frozen backbone that both heads read, finest first.
+    cfg.MODEL.IRNET.IN_FEATURES = ("stem", "res2", "res3", "res4", "res5")
+    # Stride of the boundary map and of the displacement field.
+    cfg.MODEL.IRNET.STRIDE = 4
+    # Names in the RELATION_HEAD registry.
+    cfg.MODEL.IRNET.BOUNDARY_HEAD = "BoundaryHead"
+    cfg.MODEL.IRNET.DISPLACEMENT_HEAD = "DisplacementHead"
+    # Pairs of pixels closer than this, in cells of the map, are related in training (gamma).
+    cfg.MODEL.IRNET.RADIUS = 10
+    # Images are zero-padded to this square in inference, as the random crop does in training: the
+    # group normalisation of the heads sees the padding. 0: none; larger images are not padded.
+    cfg.MODEL.IRNET.TEST_SIZE = 512
+
+    # AffinityNet (Ahn and Kwak, CVPR 2018, section 3.3).
+    cfg.MODEL.AFFINITYNET = CN()
+    # The three levels and the channels of their 1x1 convolutions; the affinity features have the
+    # sum of these channels.
+    cfg.MODEL.AFFINITYNET.IN_FEATURES = ("res3", "res4", "res5")
+    cfg.MODEL.AFFINITYNET.CHANNELS = (64, 128, 256)
+    # Stride of the affinity features.
+    cfg.MODEL.AFFINITYNET.STRIDE = 8
+    # Pairs of pixels closer than this, in cells, are related in training and in inference.
+    cfg.MODEL.AFFINITYNET.RADIUS = 5
+
+
 def _add_proposals_config(cfg: CN) -> None:
     cfg.PROPOSALS = CN()
     # "builtin" (hierarchical graph-based segmentation), or files of "mat" (MCG/COB), "coco_json"
@@ -138,9 +178,54 @@ def _add_proposals_config(cfg: CN) -> None:
     cfg.PROPOSALS.BUILTIN.MAX_PROPOSALS = 200
 
 
+def _add_cam_config(cfg: CN) -> None:
+    # Multi-scale class activation maps, kept on disk (IRNet, section 3; both released codes).
+    cfg.CAM = CN()
+    # Folder of the maps, one file per image.
+    cfg.CAM.PATH = "output/cams"
+    cfg.CAM.SCALES = (1.0, 0.5, 1.5, 2.0)
+    # Also of the mirrored image.
+    cfg.CAM.FLIP = True
+    # Stride of the stored maps.
+    cfg.CAM.STRIDE = 4
+    # Background score in the evaluation of the CAMs (IRNet's code: 0.15).
+    cfg.CAM.EVAL_THRESHOLD = 0.15
+
+    # Label maps made from the CAMs: 0 background, c + 1 class c, 255 unknown.
+    cfg.SEEDS = CN()
+    # Folder of the PNGs, one per image.
+    cfg.SEEDS.PATH = "output/seeds"
+    # "confident" (IRNet, section 4.1) or "alpha" (AffinityNet, section 3.2).
+    cfg.SEEDS.METHOD = "confident"
+    # Where a CAM is above FG_THRESHOLD is its class; where all are below BG_THRESHOLD background.
+    cfg.SEEDS.FG_THRESHOLD = 0.30
+    cfg.SEEDS.BG_THRESHOLD = 0.05
+    # Background scores (1 - max CAM)^alpha: LOW_ALPHA amplifies the background, HIGH_ALPHA weakens.
+    cfg.SEEDS.LOW_ALPHA = 4.0
+    cfg.SEEDS.HIGH_ALPHA = 32.0
+    # Processes; 0: one per CPU.
+    cfg.SEEDS.NUM_WORKERS = 0
+
+    # Dense CRF (Kraehenbuehl and Koltun, NIPS 2011) of the seeds and of AffinityNet's labels.
+    cfg.DENSE_CRF = CN()
+    # Without it seeds are the thresholded CAMs themselves.
+    cfg.DENSE_CRF.ENABLED = True
+    cfg.DENSE_CRF.NUM_ITERS = 10
+    # Smoothness kernel: standard deviation in pixels, and weight.
+    cfg.DENSE_CRF.GAUSSIAN_SXY = 3.0
+    cfg.DENSE_CRF.GAUSSIAN_COMPAT = 3.0
+    # Appearance kernel: standard deviations in pixels and in gray levels (IRNet 50 and 5,
+    # AffinityNet 80 and 13), and weight.
+    cfg.DENSE_CRF.BILATERAL_SXY = 50.0
+    cfg.DENSE_CRF.BILATERAL_SRGB = 5.0
+    cfg.DENSE_CRF.BILATERAL_COMPAT = 10.0
+    # Certainty of a hard label ("confident" seeds only).
+    cfg.DENSE_CRF.GT_PROB = 0.7
+
+
 def _add_pseudo_labels_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS = CN()
-    # Name in the LABEL_GENERATOR registry: "WISE" or "PRM".
+    # Name in the LABEL_GENERATOR registry: "WISE", "PRM", "IRNetLabels" or "AffinityNetLabels".
     cfg.PSEUDO_LABELS.GENERATOR = "WISE"
     # Dataset to label; empty: the one in DATASETS.TRAIN.
     cfg.PSEUDO_LABELS.DATASET = ""
@@ -179,6 +264,43 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS.PRM.BG_THRESHOLD_FACTOR = 0.1
     # Width of the contour in pixels (morphological gradient).
     cfg.PSEUDO_LABELS.PRM.CONTOUR_WIDTH = 5
+
+    # Random walk of IRNet and AffinityNet: pairs closer than RADIUS cells, transition matrix of the
+    # affinities to the power of BETA, its STEPS-th power (published: IRNet 5, 10, 256;
+    # AffinityNet 5, 8, 256).
+    cfg.PSEUDO_LABELS.WALK = CN()
+    cfg.PSEUDO_LABELS.WALK.RADIUS = 5
+    cfg.PSEUDO_LABELS.WALK.BETA = 10.0
+    cfg.PSEUDO_LABELS.WALK.STEPS = 256
+    # "auto", "chebyshev", "power" or "dense" (reference: quadratic memory).
+    cfg.PSEUDO_LABELS.WALK.METHOD = "auto"
+    # Bound on the error of the Chebyshev series, which chooses its degree.
+    cfg.PSEUDO_LABELS.WALK.TOLERANCE = 1e-4
+
+    # Instances from IRNet's relations (section 5).
+    cfg.PSEUDO_LABELS.IRNET = CN()
+    # Both as published; without the one, the other or both: the paper's ablation (table 3).
+    cfg.PSEUDO_LABELS.IRNET.USE_BOUNDARY = True
+    cfg.PSEUDO_LABELS.IRNET.USE_DISPLACEMENT = True
+    # Steps along the displacement field to a centroid, and the length below which a displacement
+    # belongs to one, in cells.
+    cfg.PSEUDO_LABELS.IRNET.CENTROID_ITERS = 300
+    cfg.PSEUDO_LABELS.IRNET.CENTROID_THRESHOLD = 2.5
+    # Score of the background beside those of the instances, and of the classes (semantic maps).
+    cfg.PSEUDO_LABELS.IRNET.BG_THRESHOLD = 0.25
+    cfg.PSEUDO_LABELS.IRNET.SEM_SEG_BG_THRESHOLD = 0.25
+    # Scores are divided by the maximum over all instances ("image", as published), or each
+    # instance's by a high quantile of its own ("instance").
+    cfg.PSEUDO_LABELS.IRNET.NORMALIZATION = "image"
+    # Connected pieces below this fraction of the image's area are dropped.
+    cfg.PSEUDO_LABELS.IRNET.MIN_AREA = 0.01
+
+    # Semantic labels from AffinityNet's walk.
+    cfg.PSEUDO_LABELS.AFFINITYNET = CN()
+    # Background score (1 - max CAM)^ALPHA, which takes part in the walk.
+    cfg.PSEUDO_LABELS.AFFINITYNET.ALPHA = 16.0
+    # Dense CRF on the walk's result, with the settings of DENSE_CRF.
+    cfg.PSEUDO_LABELS.AFFINITYNET.REFINE = True
 
 
 def _add_evaluation_config(cfg: CN) -> None:
