@@ -6,7 +6,7 @@ import os
 import pytest
 
 from wsis_d2.errors import UserError
-from wsis_d2.files import check_writable, write_bytes, write_json
+from wsis_d2.files import check_writable, label_file, write_bytes, write_json
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -47,3 +47,9 @@ def test_what_cannot_be_written_is_said(tmp_path):
         check_writable(tmp_path / "made")
     with pytest.raises(UserError, match="cannot be written"):
         write_json(tmp_path / "file" / "out.json", {})
+
+
+def test_label_file_mirrors_the_image_folder():
+    assert label_file("cams", "photos/dogs/1.jpg", "photos", ".npz") == "cams/dogs/1.npz"
+    assert label_file("cams", "photos/a.b.jpg", "photos", ".png") == "cams/a.b.png"
+    assert label_file("cams", "elsewhere/1.jpg", "photos", ".npz") == "cams/1.npz"

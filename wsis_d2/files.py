@@ -91,3 +91,16 @@ def check_writable_folder(folder: str | os.PathLike) -> None:
         raise UserError(
             f"output folder '{folder}' is not writable ({error.strerror}): choose another folder"
         ) from error
+
+
+def label_file(folder: str, file_name: str, image_root: str, extension: str) -> str:
+    """Path of an image's own file (its CAMs, seeds, label map) in a folder of such files.
+
+    It is named like the image relative to ``image_root``, with another extension:
+    ``<image_root>/dogs/1.jpg`` has ``<folder>/dogs/1<extension>``. An image outside of
+    ``image_root`` has its base name.
+    """
+    name = os.path.relpath(file_name, image_root or os.curdir)
+    if name.startswith(os.pardir):
+        name = os.path.basename(file_name)
+    return os.path.join(folder, os.path.splitext(name)[0] + extension)
