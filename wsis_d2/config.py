@@ -301,6 +301,8 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS.AFFINITYNET.ALPHA = 16.0
     # Dense CRF on the walk's result, with the settings of DENSE_CRF.
     cfg.PSEUDO_LABELS.AFFINITYNET.REFINE = True
+    # Connected pieces of a class below this fraction of the image's area are no instances.
+    cfg.PSEUDO_LABELS.AFFINITYNET.MIN_AREA = 0.01
 
 
 def _add_evaluation_config(cfg: CN) -> None:

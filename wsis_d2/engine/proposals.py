@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+from ..labeling import label_dataset_name
 from ..proposals import build_proposal_source
-from .pseudo_labels import label_dataset_name
 from .trainer import dataset_dicts
 
 

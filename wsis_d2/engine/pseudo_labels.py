@@ -19,7 +19,7 @@ from .. import __version__
 from ..data import ImageLabelMapper, check_image_level_dataset, ground_truth_json
 from ..errors import UserError
 from ..evaluation import PseudoLabelWriter, evaluate_mask_files, flatten_instance_metrics
-from ..labeling import build_label_generator
+from ..labeling import build_label_generator, label_dataset_name
 from .checkpoint import WSISCheckpointer, file_sha256
 from .cli import one_sentence
 from .trainer import dataset_dicts
@@ -31,16 +31,9 @@ logger = logging.getLogger(__name__)
 LABEL_SECTIONS = ("INPUT", "MODEL", "PROPOSALS", "PSEUDO_LABELS")
 
 
-def label_dataset_name(cfg: CfgNode) -> str:
-    """The dataset to label: ``PSEUDO_LABELS.DATASET`` or the only one in ``DATASETS.TRAIN``."""
-    if cfg.PSEUDO_LABELS.DATASET:
-        return cfg.PSEUDO_LABELS.DATASET
-    if len(cfg.DATASETS.TRAIN) != 1:
-        raise UserError(
-            f"DATASETS.TRAIN names {len(cfg.DATASETS.TRAIN)} datasets: say which one to label in "
-            "PSEUDO_LABELS.DATASET"
-        )
-    return cfg.DATASETS.TRAIN[0]
+def sem_seg_folder(output_file: str) -> str:
+    """Folder of the semantic label maps that belong to a file of pseudo labels."""
+    return os.path.splitext(output_file)[0] + "_sem_seg"
 
 
 def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> dict:
@@ -132,7 +125,7 @@ def load_label_generator(cfg: CfgNode, classes: Sequence[str]) -> torch.nn.Modul
         raise UserError("MODEL.WEIGHTS is empty: name the checkpoint of the trained classifier")
     generator = build_label_generator(cfg)
     WSISCheckpointer(
-        generator.classifier,
+        generator.network,
         meta_architecture=cfg.MODEL.META_ARCHITECTURE,
         classes=classes,
         exact=True,

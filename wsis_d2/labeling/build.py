@@ -6,16 +6,33 @@ import torch
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 
-from ..errors import look_up
+from ..errors import UserError, look_up
 
 LABEL_GENERATOR_REGISTRY = Registry("LABEL_GENERATOR")
 LABEL_GENERATOR_REGISTRY.__doc__ = """
 Detectron2 inference models that know the image labels: each takes the standard list of input dicts
 with ``image_labels`` and returns ``[{"instances": Instances}]`` at the original image size.
 
-A generator has an attribute ``classifier``, the trained network whose checkpoint
-``MODEL.WEIGHTS`` names.
+A generator has two attributes: ``network``, the trained network whose checkpoint ``MODEL.WEIGHTS``
+names, and ``gives_label_maps``: whether its output also has ``sem_seg_labels``, (H, W) uint8 with 0
+for the background and c + 1 for class c.
 """
+
+
+def label_dataset_name(cfg: CfgNode) -> str:
+    """The dataset to label: ``PSEUDO_LABELS.DATASET`` or the only one in ``DATASETS.TRAIN``.
+
+    Raises:
+        UserError: several are named.
+    """
+    if cfg.PSEUDO_LABELS.DATASET:
+        return cfg.PSEUDO_LABELS.DATASET
+    if len(cfg.DATASETS.TRAIN) != 1:
+        raise UserError(
+            f"DATASETS.TRAIN names {len(cfg.DATASETS.TRAIN)} datasets: say which one to label in "
+            "PSEUDO_LABELS.DATASET"
+        )
+    return cfg.DATASETS.TRAIN[0]
 
 
 def build_label_generator(cfg: CfgNode) -> torch.nn.Module:

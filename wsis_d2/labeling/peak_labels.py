@@ -29,20 +29,21 @@ class PeakLabelGenerator(torch.nn.Module, ABC):
     ``pred_classes`` at the original size, best score first.
     """
 
+    gives_label_maps = False
     class_agnostic_nms = False
 
     @configurable
     def __init__(
         self,
         *,
-        classifier: torch.nn.Module,
+        network: torch.nn.Module,
         localizer: PeakLocalizer,
         proposals: ProposalSource,
         nms_threshold: float,
         min_score: float,
     ):
         super().__init__()
-        self.classifier = classifier
+        self.network = network
         self.localizer = localizer
         self.proposals = proposals
         self.nms_threshold = nms_threshold
@@ -52,7 +53,7 @@ class PeakLabelGenerator(torch.nn.Module, ABC):
     def from_config(cls, cfg: CfgNode) -> dict:
         """Reads ``MODEL``, ``PROPOSALS`` and ``PSEUDO_LABELS``."""
         return {
-            "classifier": build_model(cfg),
+            "network": build_model(cfg),
             "localizer": PeakLocalizer(cfg),
             "proposals": build_proposal_source(cfg),
             "nms_threshold": cfg.PSEUDO_LABELS.NMS_THRESHOLD,
@@ -64,9 +65,9 @@ class PeakLabelGenerator(torch.nn.Module, ABC):
         return [self._label(x) for x in batched_inputs]
 
     def _label(self, x: dict) -> dict:
-        image = self.classifier.preprocess([x]).tensor
+        image = self.network.preprocess([x]).tensor
         size = (x["height"], x["width"])
-        cues = self.localizer(self.classifier, image, x["image_labels"], size)
+        cues = self.localizer(self.network, image, x["image_labels"], size)
         proposals = self.proposals.get(x)
         chosen, scores = self.select(cues, proposals, x)
         matched = chosen >= 0  # some peaks lie in no proposal
