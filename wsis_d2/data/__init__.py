@@ -16,6 +16,13 @@ from .image_labels import (
     register_image_level_dataset,
     register_own_datasets,
 )
+from .label_maps import (
+    UNKNOWN,
+    read_label_map,
+    semantic_truth,
+    voc_palette,
+    write_label_map,
+)
 from .pascal_voc import (
     convert_voc_instances_to_coco,
     load_voc_image_labels,
@@ -26,6 +33,7 @@ from .shapes import SHAPES_CLASSES
 
 __all__ = [
     "SHAPES_CLASSES",
+    "UNKNOWN",
     "ImageLabelMapper",
     "InstanceMapper",
     "PaddedRandomCrop",
@@ -38,11 +46,15 @@ __all__ = [
     "load_image_labels_csv",
     "load_voc_image_labels",
     "make_image_level",
+    "read_label_map",
     "register_builtin_datasets",
     "register_coco_json",
     "register_image_level_dataset",
     "register_own_datasets",
     "register_pascal_voc",
     "replace_dataset",
+    "semantic_truth",
     "voc_image_id",
+    "voc_palette",
+    "write_label_map",
 ]

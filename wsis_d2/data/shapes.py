@@ -32,6 +32,8 @@ from tqdm import tqdm
 
 from wsis_d2.errors import UserError
 
+from .label_maps import write_label_map
+
 __all__ = ["SHAPES_CLASSES", "make_shapes_image", "write_shapes"]
 
 SHAPES_CLASSES = ("ant", "beetle", "crab", "fish", "snail")
@@ -468,26 +470,11 @@ def _write_image(root: Path, seed: int, image_size: int, task: tuple[str, int]) 
     image, instance_map, classes = make_shapes_image(rng, image_size)
     name = _image_name(split, index)
     Image.fromarray(image).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
-    _write_palette_png(root / "SegmentationObject" / f"{name}.png", instance_map)
+    write_label_map(root / "SegmentationObject" / f"{name}.png", instance_map)
     class_map = np.append(0, classes + 1).astype(np.uint8)[instance_map]
-    _write_palette_png(root / "SegmentationClass" / f"{name}.png", class_map)
+    write_label_map(root / "SegmentationClass" / f"{name}.png", class_map)
     annotation = _voc_annotation(f"{name}.jpg", instance_map, classes)
     annotation.write(root / "Annotations" / f"{name}.xml", encoding="utf-8")
-
-
-def _write_palette_png(path: Path, ids: np.ndarray) -> None:
-    image = Image.fromarray(ids)
-    image.putpalette(_voc_palette().tobytes())
-    image.save(path)
-
-
-def _voc_palette() -> np.ndarray:
-    """The VOC devkit's colours, (256, 3) uint8: bits 3i, 3i + 1, 3i + 2 of an id are bit 7 - i of
-    its red, green and blue."""
-    ids = np.arange(256)[:, None]
-    channels = np.arange(3)
-    palette = sum(((ids >> (3 * i + channels)) & 1) << (7 - i) for i in range(3))
-    return palette.astype(np.uint8)
 
 
 def _voc_annotation(

@@ -1,6 +1,7 @@
 """From cues to masks: one module per method."""
 
 from .build import LABEL_GENERATOR_REGISTRY, build_label_generator
+from .cam_files import full_size_cam, read_cam, write_cam
 from .peak_labels import PRM, WISE, PeakLabelGenerator
 from .peak_localizer import PeakCues, PeakLocalizer
 
@@ -12,4 +13,7 @@ __all__ = [
     "PeakLabelGenerator",
     "PeakLocalizer",
     "build_label_generator",
+    "full_size_cam",
+    "read_cam",
+    "write_cam",
 ]

@@ -1,0 +1,159 @@
+"""Semantic label maps: 0 background, c + 1 for the contiguous class c, 255 unknown or ignored."""
+
+import contextlib
+import io
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from PIL import Image
+from pycocotools.coco import COCO
+
+from wsis_d2.errors import UserError
+from wsis_d2.files import write_bytes
+
+from .catalog import ground_truth_json
+
+__all__ = ["UNKNOWN", "read_label_map", "semantic_truth", "voc_palette", "write_label_map"]
+
+UNKNOWN = 255
+"""Label of the pixels whose class nobody knows: they count neither in training nor in scores."""
+
+
+def voc_palette() -> np.ndarray:
+    """The VOC devkit's colours, (256, 3) uint8: bits 3i, 3i + 1, 3i + 2 of a label are bit 7 - i of
+    its red, green and blue."""
+    labels = np.arange(256)[:, None]
+    channels = np.arange(3)
+    palette = sum(((labels >> (3 * i + channels)) & 1) << (7 - i) for i in range(3))
+    return palette.astype(np.uint8)
+
+
+def read_label_map(path: str | os.PathLike) -> np.ndarray:
+    """Read the labels of a palette or 8-bit gray PNG.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        UserError: the file is missing, damaged, or a colour image.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("P", "L"):
+                return np.array(image)
+            mode = image.mode
+    except FileNotFoundError as error:
+        raise UserError(
+            f"label map '{path}' is missing: make it, or check the folder's name"
+        ) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"label map '{path}' cannot be read ({error}): delete it and make it again"
+        ) from error
+    raise UserError(
+        f"'{path}' is an image of mode {mode}, not a map of label numbers: save it as a palette or "
+        "8-bit gray PNG"
+    )
+
+
+def write_label_map(path: str | os.PathLike, label_map: np.ndarray) -> None:
+    """Write a palette PNG in VOC's colours, atomically; see :func:`wsis_d2.files.write_bytes`.
+
+    Args:
+        path: the file; its folder is made.
+        label_map: (H, W) uint8.
+
+    Raises:
+        ValueError: the map is not (H, W) uint8.
+        UserError: the file cannot be written.
+    """
+    label_map = np.asarray(label_map)
+    if label_map.ndim != 2 or label_map.dtype != np.uint8:
+        raise ValueError(
+            f"a label map must be (H, W) uint8, got {label_map.shape} {label_map.dtype}"
+        )
+    image = Image.fromarray(np.ascontiguousarray(label_map))
+    image.putpalette(voc_palette().tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def semantic_truth(dataset_name: str) -> Callable[[Mapping[str, Any]], np.ndarray | None] | None:
+    """True label maps of a dataset, for evaluation alone.
+
+    A VOC devkit has them in ``SegmentationClass``, with 255 along contours. Elsewhere the instances
+    of the ground-truth JSON are painted, larger ones first so that small ones stay visible; crowd
+    regions are 255 where no instance covers them.
+
+    Args:
+        dataset_name: a registered dataset.
+
+    Returns:
+        A function from a dataset dict (``file_name``, ``image_id``, ``height``, ``width``) to the
+        image's (H, W) uint8 label map, or to None for an image without one; None where the dataset
+        has no ground truth at all.
+
+    Raises:
+        UserError: the dataset is not registered or its ground truth is missing or damaged; of the
+            function, that a map cannot be read.
+    """
+    gt_json = ground_truth_json(dataset_name)
+    metadata = MetadataCatalog.get(dataset_name)
+    devkit_root = metadata.get("devkit_root")
+    if devkit_root:
+        folder = os.path.join(devkit_root, "SegmentationClass")
+        return _DevkitTruth(folder) if os.path.isdir(folder) else None
+    if not gt_json:
+        return None
+    try:
+        return _InstanceTruth(gt_json, metadata.get("thing_dataset_id_to_contiguous_id"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise UserError(
+            f"'{gt_json}', the ground truth of dataset '{dataset_name}', is damaged or not in "
+            f"COCO's instance format ({error}): make it again"
+        ) from error
+
+
+class _DevkitTruth:
+    """Label maps of a VOC devkit; splits such as train_aug have them for some images alone."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def __call__(self, dataset_dict: Mapping[str, Any]) -> np.ndarray | None:
+        stem = os.path.splitext(os.path.basename(dataset_dict["file_name"]))[0]
+        path = os.path.join(self.folder, f"{stem}.png")
+        return read_label_map(path) if os.path.exists(path) else None
+
+
+class _InstanceTruth:
+    """The painted instances of a COCO JSON."""
+
+    def __init__(self, json_file: str, contiguous_ids: Mapping[int, int] | None):
+        # It prints how long it took.
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.coco = COCO(json_file)
+        if contiguous_ids is None:
+            contiguous_ids = {id_: i for i, id_ in enumerate(sorted(self.coco.cats))}
+        if not all("segmentation" in annotation for annotation in self.coco.anns.values()):
+            raise ValueError("an annotation has no 'segmentation'")
+        self.labels = {id_: i + 1 for id_, i in contiguous_ids.items()}
+
+    def __call__(self, dataset_dict: Mapping[str, Any]) -> np.ndarray | None:
+        image_id = dataset_dict["image_id"]
+        if image_id not in self.coco.imgs:
+            return None
+        label_map = np.zeros((dataset_dict["height"], dataset_dict["width"]), np.uint8)
+        masks = []
+        for annotation in self.coco.imgToAnns[image_id]:
+            is_crowd = annotation.get("iscrowd", 0)
+            label = UNKNOWN if is_crowd else self.labels[annotation["category_id"]]
+            masks.append((is_crowd, self.coco.annToMask(annotation).astype(bool), label))
+        # Crowds first, then from large to small.
+        for _, mask, label in sorted(masks, key=lambda m: (-m[0], -m[1].sum())):
+            label_map[mask] = label
+        return label_map

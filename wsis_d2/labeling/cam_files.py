@@ -1,0 +1,117 @@
+"""Class activation maps on disk: one small compressed file per image."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import UserError
+from ..files import write_bytes
+
+# A class without any evidence has a maximum of 0 (as published).
+_EPSILON = 1e-5
+
+# What NumPy and zipfile raise for files that are no .npz, or no longer one.
+_DAMAGES = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def write_cam(path: str | os.PathLike, cam: Tensor | np.ndarray, class_ids: Tensor) -> None:
+    """Write the CAMs of one image, atomically, as a compressed ``.npz`` of half precision.
+
+    The same maps give the same bytes.
+
+    Args:
+        path: the file; its folder is made.
+        cam: (C, h, w) in [0, 1], on any device.
+        class_ids: (C,) int64, the maps' classes.
+
+    Raises:
+        ValueError: wrong shapes.
+        UserError: the file cannot be written.
+    """
+    cam, class_ids = torch.as_tensor(cam), torch.as_tensor(class_ids)
+    if cam.ndim != 3 or class_ids.shape != cam.shape[:1]:
+        raise ValueError(
+            f"cam must be (C, h, w) and class_ids (C,), got {tuple(cam.shape)} and "
+            f"{tuple(class_ids.shape)}"
+        )
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        cam=cam.detach().cpu().numpy().astype(np.float16),
+        class_ids=class_ids.cpu().numpy().astype(np.int64),
+    )
+    write_bytes(path, buffer.getvalue())
+
+
+def read_cam(path: str | os.PathLike) -> tuple[Tensor, Tensor]:
+    """Read what :func:`write_cam` wrote.
+
+    Returns:
+        CAMs (C, h, w) float32 in [0, 1], the maximum of each about 1; class ids (C,) int64.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            cam, class_ids = file["cam"], file["class_ids"]
+    except FileNotFoundError as error:
+        raise UserError(
+            f"the CAMs '{path}' are missing: make them with tools/make_cams.py or set CAM.PATH"
+        ) from error
+    except _DAMAGES as error:
+        raise _damaged(path, error) from error
+    if cam.ndim != 3 or cam.dtype.kind != "f" or class_ids.shape != cam.shape[:1]:
+        raise _damaged(path, "not the maps of some classes")
+    return torch.from_numpy(cam).float(), torch.from_numpy(class_ids).long()
+
+
+def full_size_cam(cam: Tensor, image_size: tuple[int, int], stride: int = 4) -> Tensor:
+    """Bring CAMs to the size of their image and normalise each by its maximum again.
+
+    Args:
+        cam: (C, h, w), at least 0, of a grid of cells of ``stride`` x ``stride`` pixels.
+        image_size: (H, W) of the image, at most (h * stride, w * stride).
+        stride: side of a cell in pixels.
+
+    Returns:
+        (C, H, W) in [0, 1], bilinearly interpolated.
+
+    Raises:
+        ValueError: the image is larger than the grid.
+    """
+    height, width = image_size
+    if height > cam.shape[1] * stride or width > cam.shape[2] * stride:
+        raise ValueError(
+            f"an image of {image_size} has more than {tuple(cam.shape[1:])} cells of {stride} x "
+            f"{stride} pixels"
+        )
+    full = F.interpolate(cam[None], scale_factor=stride, mode="bilinear", align_corners=False)[
+        0, :, :height, :width
+    ]
+    return full / (full.amax((1, 2), keepdim=True) + _EPSILON)
+
+
+def _damaged(path: str | os.PathLike, why: object) -> UserError:
+    return UserError(
+        f"the CAMs '{path}' cannot be read ({why}): delete the file and run tools/make_cams.py "
+        "again"
+    )
