@@ -29,6 +29,7 @@ from .pascal_voc import (
     register_pascal_voc,
     voc_image_id,
 )
+from .sem_seg import SemSegMapper, register_label_maps, register_painted_instances, register_sem_seg
 from .shapes import SHAPES_CLASSES
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "ImageLabelMapper",
     "InstanceMapper",
     "PaddedRandomCrop",
+    "SemSegMapper",
     "build_image_level_augmentation",
     "check_image_level_dataset",
     "convert_voc_instances_to_coco",
@@ -50,8 +52,11 @@ __all__ = [
     "register_builtin_datasets",
     "register_coco_json",
     "register_image_level_dataset",
+    "register_label_maps",
     "register_own_datasets",
+    "register_painted_instances",
     "register_pascal_voc",
+    "register_sem_seg",
     "replace_dataset",
     "semantic_truth",
     "voc_image_id",

@@ -10,6 +10,7 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from .coco import register_coco_image_labels
 from .pascal_voc import register_pascal_voc
+from .sem_seg import register_painted_instances
 from .shapes import SHAPES_CLASSES
 
 __all__ = ["register_builtin_datasets"]
@@ -26,7 +27,7 @@ _VOC_SPLITS = {
 
 
 def register_builtin_datasets(root: str | None = None, keep_difficult: bool = True) -> None:
-    """Register VOC 2012, COCO and Shapes with image-level labels, and their instances.
+    """Register VOC 2012, COCO and Shapes with image-level labels, and their true masks.
 
     It may be called again, after ``$DETECTRON2_DATASETS`` has changed or with another folder.
 
@@ -44,6 +45,8 @@ def register_builtin_datasets(root: str | None = None, keep_difficult: bool = Tr
             f"shapes_{split}", os.path.join(root, "shapes"), f"Segmentation/{split}", SHAPES_CLASSES
         )
     register_coco_image_labels(root)
+    for split in ("2014_train", "2014_val", "2017_train", "2017_val"):
+        register_painted_instances(f"coco_{split}_sem_seg", f"coco_{split}_labels")
 
 
 register_builtin_datasets()

@@ -29,6 +29,7 @@ from .catalog import (
     require_folder,
 )
 from .image_files import IMAGE_EXTENSIONS, check_images_exist, read_image_sizes
+from .sem_seg import register_label_maps, register_painted_instances
 
 __all__ = [
     "check_image_level_dataset",
@@ -175,9 +176,10 @@ def register_image_level_dataset(
 def register_own_datasets(cfg: CfgNode) -> None:
     """Register the datasets that a config describes.
 
-    These are DATASETS.OWN_TRAIN and DATASETS.OWN_TEST where IMAGE_ROOT is set, and
-    DATASETS.PSEUDO where JSON is set (as a stock COCO dataset). The test set takes the training
-    set's classes unless it names its own, so that a class that it lacks cannot shift the ids.
+    These are DATASETS.OWN_TRAIN and DATASETS.OWN_TEST where IMAGE_ROOT is set, with GT_JSON also as
+    stock datasets of label maps (``own_test_sem_seg``), and DATASETS.PSEUDO where JSON (a stock
+    COCO dataset) or SEM_SEG_ROOT (label maps) is set. The test set takes the training set's classes
+    unless it names its own, so that a class that it lacks cannot shift the ids.
 
     Args:
         cfg: a config with the plugin's keys.
@@ -197,7 +199,11 @@ def register_own_datasets(cfg: CfgNode) -> None:
                 own.SKIP_UNLABELED,
             )
             classes = tuple(MetadataCatalog.get(own.NAME).thing_classes)
+            if own.GT_JSON:
+                register_painted_instances(f"{own.NAME}_sem_seg", own.NAME)
     pseudo = cfg.DATASETS.PSEUDO
+    if pseudo.SEM_SEG_ROOT:
+        register_label_maps(pseudo.SEM_SEG_NAME, pseudo.SEM_SEG_ROOT, pseudo.SOURCE)
     if pseudo.JSON:
         image_root = pseudo.IMAGE_ROOT
         if not image_root and pseudo.SOURCE:

@@ -22,12 +22,14 @@ from wsis_d2.errors import UserError
 from wsis_d2.files import write_json
 
 from .catalog import register_coco_json, replace_dataset, require_file, require_folder
-from .image_files import unreadable_image
+from .image_files import check_images_exist, read_image_sizes, unreadable_image
 from .image_labels import label_ids
+from .sem_seg import register_sem_seg
 
 __all__ = [
     "convert_voc_instances_to_coco",
     "load_voc_image_labels",
+    "load_voc_label_maps",
     "register_pascal_voc",
     "voc_image_id",
 ]
@@ -188,6 +190,40 @@ def convert_voc_instances_to_coco(
         ) from error
 
 
+def load_voc_label_maps(devkit_root: str, split: str) -> list[dict]:
+    """Load images and the files of their label maps in ``SegmentationClass`` as dataset dicts.
+
+    Args:
+        devkit_root: folder of the devkit.
+        split: path in ``ImageSets`` without ``.txt``.
+
+    Returns:
+        Dicts with ``file_name``, ``sem_seg_file_name``, ``image_id``, ``height`` and ``width``, in
+        the order of the list.
+
+    Raises:
+        UserError: a folder, list, image or label map is missing or cannot be read.
+    """
+    images = _image_files(devkit_root)
+    names = _read_split(devkit_root, split)
+    jpeg = os.path.join(devkit_root, "JPEGImages", "{}.jpg")
+    paths = [images.get(name, jpeg.format(name)) for name in names]
+    maps = [os.path.join(devkit_root, "SegmentationClass", f"{name}.png") for name in names]
+    check_images_exist([*paths, *maps], _split_file(devkit_root, split))
+    return [
+        {
+            "file_name": path,
+            "sem_seg_file_name": label_map,
+            "image_id": voc_image_id(name),
+            "height": height,
+            "width": width,
+        }
+        for name, path, label_map, (height, width) in zip(
+            names, paths, maps, read_image_sizes(paths)
+        )
+    ]
+
+
 def register_pascal_voc(
     name: str,
     devkit_root: str,
@@ -197,9 +233,9 @@ def register_pascal_voc(
 ) -> None:
     """Register a split of a devkit; nothing is read from disk before it is used.
 
-    Two datasets are registered: ``name`` with image-level labels and, for the segmentation splits
-    train, val and trainval, ``<name>_instances``, a stock dataset with the true masks. Their COCO
-    JSON is converted once to ``<devkit>/coco_annotations/instances_<split>.json``, when
+    ``name`` has image-level labels. For the segmentation splits train, val and trainval there are
+    also two stock datasets with the true masks, ``<name>_instances`` and, of label maps,
+    ``<name>_sem_seg``. The COCO JSON of the former is converted once to ``<devkit>/coco_annotations/instances_<split>.json``, when
     :func:`wsis_d2.data.ground_truth_json` or the loader first asks for it, and again when the
     split's list is newer.
 
@@ -238,6 +274,12 @@ def register_pascal_voc(
     )
     if has_instances:
         register_coco_json(f"{name}_instances", gt_json, image_root, make_gt_json, **classes)
+        register_sem_seg(
+            f"{name}_sem_seg",
+            lambda: load_voc_label_maps(devkit_root, split),
+            class_names,
+            image_root=image_root,
+        )
 
 
 def _instances_json(devkit_root: str, split: str) -> str:
