@@ -4,6 +4,7 @@ from .build import LABEL_GENERATOR_REGISTRY, build_label_generator, label_datase
 from .cam_files import full_size_cam, read_cam, write_cam
 from .peak_labels import PRM, WISE, PeakLabelGenerator
 from .peak_localizer import PeakCues, PeakLocalizer
+from .seeds import alpha_seeds, confident_seeds, crf_settings, seeds_from_config
 
 __all__ = [
     "LABEL_GENERATOR_REGISTRY",
@@ -12,9 +13,13 @@ __all__ = [
     "PeakCues",
     "PeakLabelGenerator",
     "PeakLocalizer",
+    "alpha_seeds",
     "build_label_generator",
-    "label_dataset_name",
+    "confident_seeds",
+    "crf_settings",
     "full_size_cam",
+    "label_dataset_name",
     "read_cam",
+    "seeds_from_config",
     "write_cam",
 ]

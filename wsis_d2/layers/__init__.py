@@ -1,6 +1,14 @@
 """Tensor functions of the methods: no config, no files, no Detectron2."""
 
+from .dense_crf import CRFSettings, dense_crf_from_labels, dense_crf_from_scores
 from .peak_backprop import peak_response_maps
 from .peak_stimulation import find_peaks, peak_stimulation
 
-__all__ = ["find_peaks", "peak_response_maps", "peak_stimulation"]
+__all__ = [
+    "CRFSettings",
+    "dense_crf_from_labels",
+    "dense_crf_from_scores",
+    "find_peaks",
+    "peak_response_maps",
+    "peak_stimulation",
+]
