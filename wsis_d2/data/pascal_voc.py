@@ -235,7 +235,8 @@ def register_pascal_voc(
 
     ``name`` has image-level labels. For the segmentation splits train, val and trainval there are
     also two stock datasets with the true masks, ``<name>_instances`` and, of label maps,
-    ``<name>_sem_seg``. The COCO JSON of the former is converted once to ``<devkit>/coco_annotations/instances_<split>.json``, when
+    ``<name>_sem_seg``. The COCO JSON of the former is converted once to
+    ``<devkit>/coco_annotations/instances_<split>.json``, when
     :func:`wsis_d2.data.ground_truth_json` or the loader first asks for it, and again when the
     split's list is newer.
 

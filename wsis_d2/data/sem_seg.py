@@ -165,17 +165,24 @@ class SemSegMapper:
 
     @configurable
     def __init__(
-        self, is_train: bool, *, augmentations: Sequence[T.Augmentation], image_format: str
+        self,
+        is_train: bool,
+        *,
+        augmentations: Sequence[T.Augmentation],
+        image_format: str,
+        num_classes: int,
     ):
         """
         Args:
             is_train: training or inference; label maps are read in training alone.
             augmentations: applied in this order, to the image and its label map.
             image_format: channel order, as in :func:`detectron2.data.detection_utils.read_image`.
+            num_classes: with the background: labels are below, or 255.
         """
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        self.num_classes = num_classes
         mode = "training" if is_train else "inference"
         logger.info("Augmentations in %s: %s", mode, list(augmentations))
 
@@ -197,6 +204,7 @@ class SemSegMapper:
             "is_train": is_train,
             "augmentations": augmentations,
             "image_format": cfg.INPUT.FORMAT,
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -211,7 +219,7 @@ class SemSegMapper:
 
         Raises:
             UserError: the image or its label map is absent, unreadable or of another size than the
-                other or the dataset says.
+                other or the dataset says, or a label is of no class.
         """
         file_name = dataset_dict["file_name"]
         model_input = {
@@ -224,10 +232,7 @@ class SemSegMapper:
             utils.check_image_size(model_input, image)
         except (*IMAGE_ERRORS, ValueError, utils.SizeMismatchError) as error:
             raise unreadable_image(file_name, error) from error
-        label_map = None
-        if self.is_train:
-            label_map = read_label_map(dataset_dict["sem_seg_file_name"])
-            _check_same_size(label_map, image, dataset_dict)
+        label_map = self._read_label_map(dataset_dict, image) if self.is_train else None
 
         augmentation_input = T.AugInput(image, sem_seg=label_map)
         self.augmentations(augmentation_input)
@@ -237,11 +242,18 @@ class SemSegMapper:
             model_input["sem_seg"] = torch.as_tensor(label_map.astype(np.int64))
         return model_input
 
-
-def _check_same_size(label_map: np.ndarray, image: np.ndarray, dataset_dict: dict) -> None:
-    if label_map.shape != image.shape[:2]:
-        raise UserError(
-            f"label map '{dataset_dict['sem_seg_file_name']}' has the size {label_map.shape} "
-            f"(height, width), but image '{dataset_dict['file_name']}' has {image.shape[:2]}: "
-            "replace the wrong one"
-        )
+    def _read_label_map(self, dataset_dict: dict, image: np.ndarray) -> np.ndarray:
+        path = dataset_dict["sem_seg_file_name"]
+        label_map = read_label_map(path)
+        if label_map.shape != image.shape[:2]:
+            raise UserError(
+                f"label map '{path}' has the size {label_map.shape} (height, width), but image "
+                f"'{dataset_dict['file_name']}' has {image.shape[:2]}: replace the wrong one"
+            )
+        largest = label_map.max(where=label_map != UNKNOWN, initial=0)
+        if largest >= self.num_classes:
+            raise UserError(
+                f"label map '{path}' has the label {largest}, but the model has {self.num_classes} "
+                "classes with the background: check that labels and class names belong together"
+            )
+        return label_map

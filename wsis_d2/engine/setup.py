@@ -6,6 +6,7 @@ import argparse
 import functools
 import logging
 import os
+from contextlib import suppress
 
 import torch
 import yaml
@@ -27,13 +28,16 @@ logger = logging.getLogger(__name__)
 def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     """Detectron2's defaults + the plugin's + ``config_file`` + ``KEY VALUE`` pairs.
 
-    The device is the CPU where there is no CUDA device. Datasets that the config names by their
-    files are registered. ``MODEL.ROI_HEADS.NUM_CLASSES: 0`` becomes the training dataset's number.
+    The keys of Detectron2's DeepLab are known where that project is installed. The device is the
+    CPU where there is no CUDA device. Datasets that the config names by their files are registered.
+    ``MODEL.ROI_HEADS.NUM_CLASSES: 0`` becomes the training dataset's number of classes, and
+    ``MODEL.SEM_SEG_HEAD.NUM_CLASSES: 0`` its number with the background.
 
     Raises:
         UserError: Missing file, unknown key, value of the wrong type.
     """
     cfg = get_cfg()
+    _add_deeplab_config(cfg)
     add_wsis_config(cfg)
     if config_file:
         if not os.path.isfile(config_file):
@@ -56,7 +60,17 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     register_own_datasets(cfg)
     if cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names(cfg))
+    if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(class_names(cfg))
     return cfg
+
+
+def _add_deeplab_config(cfg: CfgNode) -> None:
+    # Not every installation of Detectron2 comes with its projects.
+    with suppress(ImportError):
+        from detectron2.projects.deeplab import add_deeplab_config  # also registers its models
+
+        add_deeplab_config(cfg)
 
 
 def _merge(merge, argument, where: str) -> None:

@@ -83,7 +83,7 @@ def _check_datasets(cfg: CfgNode, only_test: bool = False) -> None:
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {comm.get_world_size()} "
             "processes cannot share evenly: choose a multiple of their number"
         )
-    if cfg.DATASETS.SUPERVISION != "image_labels" and not any(
+    if cfg.DATASETS.SUPERVISION == "masks" and not any(
         d.get("annotations") for name in cfg.DATASETS.TRAIN for d in dataset_dicts(name)
     ):
         raise UserError(

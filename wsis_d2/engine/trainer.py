@@ -21,10 +21,15 @@ from detectron2.engine import (
     create_ddp_model,
 )
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    SemSegEvaluator,
+)
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
-from ..data import ImageLabelMapper, InstanceMapper, check_image_level_dataset
+from ..data import ImageLabelMapper, InstanceMapper, SemSegMapper, check_image_level_dataset
 from ..errors import UserError, look_up
 from ..evaluation import InstanceMaskEvaluator, MultiLabelEvaluator
 from .checkpoint import WSISCheckpointer
@@ -50,7 +55,8 @@ class Trainer(DefaultTrainer):
     """:class:`DefaultTrainer` that also trains from image labels, and on CPU processes.
 
     With ``DATASETS.SUPERVISION: image_labels`` it sees images and class labels alone and evaluates
-    by multi-label mAP; with ``masks`` it is stock Detectron2 with COCO AP and VOC-style AP.
+    by multi-label mAP; with ``masks`` it is stock Detectron2 with COCO AP and VOC-style AP, and
+    with ``sem_seg`` stock semantic segmentation with mIoU.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -99,6 +105,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
         """A stock loader; with image labels as supervision no mask or box passes it."""
+        if cfg.DATASETS.SUPERVISION == "sem_seg":
+            return build_detection_train_loader(cfg, mapper=SemSegMapper(cfg, is_train=True))
         if cfg.DATASETS.SUPERVISION != "image_labels":
             return build_detection_train_loader(cfg, mapper=InstanceMapper(cfg, is_train=True))
         dataset = [d for name in cfg.DATASETS.TRAIN for d in dataset_dicts(name)]
@@ -114,6 +122,9 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         """One image at a time, split over the processes."""
+        if cfg.DATASETS.SUPERVISION == "sem_seg":
+            mapper = SemSegMapper(cfg, is_train=False)
+            return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         if cfg.DATASETS.SUPERVISION != "image_labels":
             mapper = InstanceMapper(cfg, is_train=False)
             return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
@@ -125,10 +136,12 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Multi-label mAP for classifiers, COCO AP and VOC-style AP for masks."""
+        """Multi-label mAP for classifiers, COCO AP and VOC-style AP for masks, mIoU for maps."""
         if cfg.DATASETS.SUPERVISION == "image_labels":
             return MultiLabelEvaluator(dataset_name)
         output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        if cfg.DATASETS.SUPERVISION == "sem_seg":
+            return SemSegEvaluator(dataset_name, output_dir=output_dir)
         return DatasetEvaluators(
             [
                 COCOEvaluator(dataset_name, output_dir=output_dir),
@@ -169,10 +182,18 @@ def require_dataset(name: str) -> None:
 
 
 def class_names(cfg: CfgNode) -> list[str]:
-    """Names of the training dataset's classes, [] where it has none."""
+    """Names of the training dataset's classes, [] where it has none.
+
+    A dataset of label maps has the background too, as its first class.
+    """
     if not cfg.DATASETS.TRAIN:
         return []
     name = cfg.DATASETS.TRAIN[0]
-    if not MetadataCatalog.get(name).get("thing_classes"):
+    if not _known_classes(name):
         dataset_dicts(name)  # some datasets know their classes only once they are loaded
-    return list(MetadataCatalog.get(name).get("thing_classes", []))
+    return _known_classes(name)
+
+
+def _known_classes(dataset_name: str) -> list[str]:
+    metadata = MetadataCatalog.get(dataset_name)
+    return list(metadata.get("thing_classes") or metadata.get("stuff_classes") or [])
