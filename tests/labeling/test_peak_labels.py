@@ -53,7 +53,7 @@ PROPOSALS = MaskProposals.from_masks(
 
 def _generator(kind, cues, proposals=PROPOSALS, **options):
     common = {
-        "classifier": Classifier(),
+        "network": Classifier(),
         "localizer": lambda *_: cues,
         "proposals": Source(proposals),
         "nms_threshold": 0.3,
