@@ -3,8 +3,11 @@
 from .dense_crf import CRFSettings, dense_crf_from_labels, dense_crf_from_scores
 from .peak_backprop import peak_response_maps
 from .peak_stimulation import find_peaks, peak_stimulation
+from .relation_losses import affinitynet_losses, irnet_losses
 
 __all__ = [
+    "affinitynet_losses",
+    "irnet_losses",
     "CRFSettings",
     "dense_crf_from_labels",
     "dense_crf_from_scores",
