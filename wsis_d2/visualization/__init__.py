@@ -10,6 +10,14 @@ from .drawing import (
     panel_scale,
     resize_image,
 )
+from .relations import (
+    displacement_maximum,
+    draw_boundary,
+    draw_clusters,
+    draw_displacement,
+    draw_features,
+    draw_instance_scores,
+)
 from .report import (
     ReportColumn,
     ReportNumber,
@@ -27,7 +35,13 @@ __all__ = [
     "ReportRow",
     "ReportSection",
     "ReportTable",
+    "displacement_maximum",
+    "draw_boundary",
+    "draw_clusters",
+    "draw_displacement",
+    "draw_features",
     "draw_heatmap",
+    "draw_instance_scores",
     "draw_instances",
     "draw_label_map",
     "draw_peak_responses",
