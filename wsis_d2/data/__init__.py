@@ -3,7 +3,7 @@
 Importing this package registers the built-in datasets.
 """
 
-from .augmentation import PaddedRandomCrop, build_image_level_augmentation
+from .augmentation import PaddedRandomCrop, RandomScale, build_image_level_augmentation
 from .builtin import register_builtin_datasets
 from .catalog import ground_truth_json, register_coco_json, replace_dataset
 from .dataset_mapper import ImageLabelMapper, InstanceMapper
@@ -29,6 +29,7 @@ from .pascal_voc import (
     register_pascal_voc,
     voc_image_id,
 )
+from .seed_mapper import SeedMapper, add_seed_files
 from .sem_seg import SemSegMapper, register_label_maps, register_painted_instances, register_sem_seg
 from .shapes import SHAPES_CLASSES
 
@@ -38,7 +39,10 @@ __all__ = [
     "ImageLabelMapper",
     "InstanceMapper",
     "PaddedRandomCrop",
+    "RandomScale",
+    "SeedMapper",
     "SemSegMapper",
+    "add_seed_files",
     "build_image_level_augmentation",
     "check_image_level_dataset",
     "convert_voc_instances_to_coco",

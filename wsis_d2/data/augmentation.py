@@ -9,7 +9,7 @@ from PIL import Image
 
 from wsis_d2.errors import UserError
 
-__all__ = ["PaddedRandomCrop", "build_image_level_augmentation"]
+__all__ = ["PaddedRandomCrop", "RandomScale", "build_image_level_augmentation"]
 
 
 class ColorPadTransform(T.PadTransform):
@@ -73,6 +73,28 @@ class PaddedRandomCrop(T.Augmentation):
         )
 
 
+class RandomScale(T.Augmentation):
+    """Resize by a random factor: bicubic, label maps to the nearest label.
+
+    Source: IRNet (CVPR 2019), which draws from 0.5 to 1.5.
+    """
+
+    def __init__(self, low: float, high: float):
+        """
+        Args:
+            low, high: range of the factor, which is drawn uniformly.
+        """
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """The transform for an ``(H, W, C)`` image."""
+        height, width = image.shape[:2]
+        factor = self._rand_range(self.low, self.high)
+        size = (max(1, round(length * factor)) for length in (height, width))
+        return T.ResizeTransform(height, width, *size, Image.BICUBIC)
+
+
 def _random_offset(room: int) -> int:
     # Detectron2 seeds NumPy's global generator, anew in each worker, and its augmentations use it.
     return np.random.randint(room + 1)  # noqa: NPY002
@@ -81,8 +103,8 @@ def _random_offset(room: int) -> int:
 def build_image_level_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """The augmentations that a config asks for.
 
-    In training: resize, flip (INPUT.RANDOM_FLIP), color jitter, and after "longest_edge" a padded
-    random crop. At test time: resize alone.
+    In training: resize, flip (INPUT.RANDOM_FLIP), color jitter and, where CROP_SIZE is set and the
+    size is not "square", a padded random crop. At test time: resize alone.
 
     Args:
         cfg: a config with the plugin's keys.
@@ -109,12 +131,21 @@ def build_image_level_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augme
         augmentations.append(
             T.ResizeScale(shortest / longest, 1.0, longest, longest, interp=Image.BICUBIC)
         )
+    elif style == "scale" and is_train:
+        low, high = keys.SCALE_TRAIN
+        if not 0 < low <= high:
+            raise UserError(
+                f"INPUT.IMAGE_LEVEL.SCALE_TRAIN is ({low}, {high}): give the least and the "
+                "greatest factor"
+            )
+        augmentations.append(RandomScale(low, high))
     elif style == "square":
         augmentations.append(T.Resize(keys.SQUARE_SIZE))
     elif style != "none":
+        styles = "'longest_edge', 'scale', 'square'" if is_train else "'longest_edge', 'square'"
         raise UserError(
             f"INPUT.IMAGE_LEVEL.RESIZE_{'TRAIN' if is_train else 'TEST'} is '{style}': choose "
-            "'longest_edge', 'square' or 'none'"
+            f"{styles} or 'none'"
         )
     if not is_train:
         return augmentations
@@ -129,6 +160,6 @@ def build_image_level_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augme
             T.RandomContrast(low, high),
             T.RandomSaturation(low, high),
         ]
-    if style == "longest_edge" and keys.CROP_SIZE:
+    if style != "square" and keys.CROP_SIZE:
         augmentations.append(PaddedRandomCrop(keys.CROP_SIZE, cfg.MODEL.PIXEL_MEAN))
     return augmentations
