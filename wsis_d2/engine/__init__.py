@@ -1,6 +1,7 @@
 """Trainer, stages, recipes and launch."""
 
 from .benchmark import run_benchmarks
+from .cams import load_multi_scale_cam, make_cams
 from .checkpoint import WSISCheckpointer, file_sha256
 from .cli import run_tool
 from .launch import launch, launch_from_args, run_in_fresh_process
@@ -8,6 +9,7 @@ from .pipeline import load_recipe, run_recipe
 from .proposals import make_proposals
 from .pseudo_labels import load_label_generator, make_pseudo_labels
 from .report import make_report
+from .seeds import make_seeds
 from .setup import load_config, setup
 from .solver import build_lr_scheduler, build_optimizer
 from .train import evaluate, train
@@ -24,10 +26,13 @@ __all__ = [
     "launch_from_args",
     "load_config",
     "load_label_generator",
+    "load_multi_scale_cam",
     "load_recipe",
+    "make_cams",
     "make_proposals",
     "make_pseudo_labels",
     "make_report",
+    "make_seeds",
     "run_benchmarks",
     "run_in_fresh_process",
     "run_recipe",

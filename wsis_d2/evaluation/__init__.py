@@ -10,6 +10,14 @@ from .coco_format import (
 )
 from .instance_ap import evaluate_instance_masks
 from .instance_evaluator import InstanceMaskEvaluator
+from .label_maps import (
+    confusion_matrix,
+    evaluate_label_maps,
+    label_ious,
+    mean_iou,
+    seed_metrics,
+    threshold_confusion_matrices,
+)
 from .mask_files import evaluate_coco, evaluate_mask_files
 from .metrics_table import flatten_instance_metrics, format_instance_metrics
 from .pseudo_label_writer import PseudoLabelWriter
@@ -18,15 +26,21 @@ __all__ = [
     "InstanceMaskEvaluator",
     "MultiLabelEvaluator",
     "PseudoLabelWriter",
+    "confusion_matrix",
     "evaluate_coco",
     "evaluate_instance_masks",
+    "evaluate_label_maps",
     "evaluate_mask_files",
     "flatten_instance_metrics",
     "format_instance_metrics",
+    "label_ious",
     "load_coco_detections",
     "load_coco_ground_truths",
+    "mean_iou",
     "multilabel_average_precision",
     "read_coco_json",
     "read_json",
+    "seed_metrics",
+    "threshold_confusion_matrices",
     "to_rle",
 ]

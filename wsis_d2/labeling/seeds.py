@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -101,19 +103,22 @@ def crf_settings(cfg: CfgNode) -> CRFSettings | None:
     return CRFSettings(**settings) if enabled else None
 
 
-def seeds_from_config(
-    cfg: CfgNode, image: np.ndarray | Tensor, cam: np.ndarray | Tensor, class_ids: Tensor
-) -> np.ndarray | Tensor:
-    """The seeds that ``cfg.SEEDS`` and ``cfg.DENSE_CRF`` ask for.
+def build_seed_function(cfg: CfgNode) -> partial:
+    """The method and settings of ``cfg.SEEDS`` and ``cfg.DENSE_CRF``.
+
+    Returns:
+        :func:`confident_seeds` or :func:`alpha_seeds`, a function of image, cam and class_ids.
 
     Raises:
         UserError: SEEDS.METHOD is no method.
     """
     seeds, crf = cfg.SEEDS, crf_settings(cfg)
     if seeds.METHOD == "confident":
-        return confident_seeds(image, cam, class_ids, seeds.FG_THRESHOLD, seeds.BG_THRESHOLD, crf)
+        thresholds = {"fg_threshold": seeds.FG_THRESHOLD, "bg_threshold": seeds.BG_THRESHOLD}
+        return partial(confident_seeds, **thresholds, crf=crf)
     if seeds.METHOD == "alpha":
-        return alpha_seeds(image, cam, class_ids, seeds.LOW_ALPHA, seeds.HIGH_ALPHA, crf)
+        alphas = {"low_alpha": seeds.LOW_ALPHA, "high_alpha": seeds.HIGH_ALPHA}
+        return partial(alpha_seeds, **alphas, crf=crf)
     raise UserError(f"SEEDS.METHOD is '{seeds.METHOD}': choose 'confident' or 'alpha'")
 
 
