@@ -110,10 +110,18 @@ def test_sizes_at_test_time(cfg, image_dict, style, size):
 
 
 @pytest.mark.parametrize(
-    ("style", "size"), [("none", (30, 60)), ("square", (48, 48)), ("longest_edge", (64, 64))]
+    ("style", "crop", "size"),
+    [
+        ("none", 0, (30, 60)),
+        ("none", 64, (64, 64)),
+        ("square", 64, (48, 48)),
+        ("scale", 64, (64, 64)),
+        ("longest_edge", 64, (64, 64)),
+    ],
 )
-def test_sizes_in_training(cfg, image_dict, style, size):
+def test_sizes_in_training(cfg, image_dict, style, crop, size):
     cfg.INPUT.IMAGE_LEVEL.RESIZE_TRAIN = style
+    cfg.INPUT.IMAGE_LEVEL.CROP_SIZE = crop
     cfg.INPUT.IMAGE_LEVEL.COLOR_JITTER = 0.3
     mapper = ImageLabelMapper(cfg, True)
     for _ in range(5):
@@ -137,8 +145,31 @@ def test_longest_edge_is_drawn_from_its_range(cfg):
     assert len(longest) > 25
 
 
+def test_scale_is_drawn_from_its_range(cfg):
+    cfg.INPUT.IMAGE_LEVEL.merge_from_list(
+        ["RESIZE_TRAIN", "scale", "SCALE_TRAIN", (0.5, 1.5), "CROP_SIZE", 0]
+    )
+    augmentations = T.AugmentationList(build_image_level_augmentation(cfg, True))
+    np.random.seed(0)  # noqa: NPY002
+    # Labels 0, 7 and 255 in three columns: any blending would give others.
+    labels = np.repeat(np.uint8([0, 7, 255]), WIDTH // 3)[None].repeat(HEIGHT, axis=0)
+    widths = set()
+    for _ in range(100):
+        data = T.AugInput(PIXELS, sem_seg=labels)
+        augmentations(data)
+        height, width = data.image.shape[:2]
+        assert data.sem_seg.shape == (height, width)
+        assert set(np.unique(data.sem_seg)) == {0, 7, 255}
+        assert abs(width - 2 * height) <= 1, "aspect ratio is lost"
+        widths.add(width)
+    assert min(widths) >= 30
+    assert max(widths) <= 90
+    assert len(widths) > 30
+
+
 def test_training_flips_unless_told_not_to(cfg, image_dict):
     cfg.INPUT.IMAGE_LEVEL.RESIZE_TRAIN = "none"
+    cfg.INPUT.IMAGE_LEVEL.CROP_SIZE = 0
     straight = PIXELS[:, :, ::-1].transpose(2, 0, 1)
 
     def outcomes():
