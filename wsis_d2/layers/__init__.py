@@ -6,12 +6,12 @@ from .peak_stimulation import find_peaks, peak_stimulation
 from .relation_losses import affinitynet_losses, irnet_losses
 
 __all__ = [
-    "affinitynet_losses",
-    "irnet_losses",
     "CRFSettings",
+    "affinitynet_losses",
     "dense_crf_from_labels",
     "dense_crf_from_scores",
     "find_peaks",
+    "irnet_losses",
     "peak_response_maps",
     "peak_stimulation",
 ]

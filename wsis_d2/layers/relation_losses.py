@@ -103,8 +103,8 @@ def affinitynet_losses(features: Tensor, seeds: Tensor, radius: int = 5) -> dict
     """Losses of the semantic affinities of features (AffinityNet, eq. 4 to 9).
 
     The affinity of a pair is exp(-mean_c |f_p - f_q|); the pairs are those of
-    :func:`irnet_losses`. Memory is linear in the features: besides some maps of one number per
-    pair, one array of their size at a time in the forward and two in the backward pass.
+    :func:`irnet_losses`. Memory, besides the features and their gradient: some maps of one number
+    per pair, and the features of one image.
 
     Args:
         features: (N, C, H, W) float. Half precision is computed in float32.
@@ -124,7 +124,7 @@ def affinitynet_losses(features: Tensor, seeds: Tensor, radius: int = 5) -> dict
     interior = _Interior.of_map(height, width, radius)
 
     kinds_of_pairs = _PairKinds(seeds, interior)
-    kinds = torch.stack([kinds_of_pairs(dy, dx) for dy, dx in interior.offsets])
+    kinds = torch.stack([kinds_of_pairs(dy, dx) for dy, dx in interior.offsets], dim=1)
     affinity = torch.exp(-_PairDistances.apply(features, interior))
     negative_log = -torch.log(affinity + EPSILON), -torch.log(1 + EPSILON - affinity)
     loss_bg_pos, loss_fg_pos, loss_neg = (
@@ -177,20 +177,16 @@ class _PairKinds:
     def __init__(self, seeds: Tensor, interior: _Interior):
         self.seeds = seeds
         self.interior = interior
-        unknown = seeds == UNKNOWN
-        #: The kind of a pair with a pixel of the same seed, and of one with another seed, as far
-        #: as this pixel alone can tell.
-        self.same = (seeds > 0).to(torch.uint8).masked_fill(unknown, IGNORED)
-        self.different = NEGATIVE + unknown.to(torch.uint8)
+        #: The kind of a pixel's pair with one of its own seed.
+        self.own_kind = (seeds > 0).to(torch.uint8).masked_fill(seeds == UNKNOWN, IGNORED)
 
     def __call__(self, dy: int, dx: int) -> Tensor:
         """(N, rows, columns) uint8, the kinds of the pairs (p, p + (dy, dx))."""
         view = self.interior.view
-        return torch.where(
-            view(self.seeds) == view(self.seeds, dy, dx),
-            view(self.same),
-            torch.maximum(view(self.different), view(self.different, dy, dx)),
-        )
+        differ = (view(self.seeds) != view(self.seeds, dy, dx)).to(torch.uint8)
+        # The kinds are in the order in which they override each other.
+        own_kinds = torch.maximum(view(self.own_kind), view(self.own_kind, dy, dx))
+        return torch.maximum(own_kinds, NEGATIVE * differ)
 
 
 @torch.no_grad()
@@ -255,36 +251,38 @@ def _ranks(boundary: Tensor, to_the_right: bool) -> Tensor:
 
 
 class _PairDistances(torch.autograd.Function):
-    """mean_c |f_p - f_q| of (N, C, H, W) features: (offsets, N, rows, columns).
+    """mean_c |f_p - f_q| of (N, C, H, W) features: (N, offsets, rows, columns).
 
-    The backward pass goes over the offsets again rather than keep (N, C, H, W) signs for each.
+    One image and offset at a time, which is small enough for the caches of a CPU. The backward
+    pass does so once more rather than keep the signs of all the differences.
     """
 
     @staticmethod
     def forward(ctx, features: Tensor, interior: _Interior) -> Tensor:
         ctx.save_for_backward(features)
         ctx.interior = interior
-        here = interior.view(features)
-        return torch.stack(
-            [
-                (here - interior.view(features, dy, dx)).abs_().mean(dim=1)
-                for dy, dx in interior.offsets
-            ]
-        )
+        size = (interior.num_rows, interior.num_columns)
+        distances = features.new_empty((len(features), len(interior.offsets), *size))
+        for image, of_image in zip(features, distances):
+            for offset, distance in zip(interior.offsets, of_image):
+                difference = interior.view(image) - interior.view(image, *offset)
+                torch.mean(difference.abs_(), dim=0, out=distance)
+        return distances
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_distances: Tensor) -> tuple[Tensor, None]:
         (features,) = ctx.saved_tensors
-        view = ctx.interior.view
+        view, offsets = ctx.interior.view, ctx.interior.offsets
         grad_distances = grad_distances / features.shape[1]
-        grad = torch.zeros_like(features)
-        for (dy, dx), grad_distance in zip(ctx.interior.offsets, grad_distances):
-            pull = (view(features) - view(features, dy, dx)).sign_()
-            pull *= grad_distance.unsqueeze(1)
-            view(grad).add_(pull)
-            view(grad, dy, dx).sub_(pull)
-        return grad, None
+        grad_features = torch.zeros_like(features)
+        for image, grad, of_image in zip(features, grad_features, grad_distances):
+            for offset, grad_distance in zip(offsets, of_image):
+                pull = (view(image) - view(image, *offset)).sign_()
+                pull *= grad_distance
+                view(grad).add_(pull)
+                view(grad, *offset).sub_(pull)
+        return grad_features, None
 
 
 def _coordinates(maps: Tensor) -> Tensor:
