@@ -1,11 +1,17 @@
 """Tensor functions of the methods: no config, no files, no Detectron2."""
 
+from .affinity import PairAffinity, boundary_affinity, feature_affinity
 from .dense_crf import CRFSettings, dense_crf_from_labels, dense_crf_from_scores
 from .peak_backprop import peak_response_maps
 from .peak_stimulation import find_peaks, peak_stimulation
+from .random_walk import random_walk
 from .relation_losses import affinitynet_losses, irnet_losses
 
 __all__ = [
+    "PairAffinity",
+    "boundary_affinity",
+    "feature_affinity",
+    "random_walk",
     "CRFSettings",
     "affinitynet_losses",
     "dense_crf_from_labels",
