@@ -24,12 +24,17 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
     """Detectron2's parameter groups with ``SOLVER.OPTIMIZER`` and the learning rate multipliers.
 
     Parameters of ``model.backbone`` get ``SOLVER.BACKBONE_MULTIPLIER``, all others
-    ``SOLVER.HEAD_MULTIPLIER``.
+    ``SOLVER.HEAD_MULTIPLIER``, and those of ``model.displacement_head`` also
+    ``SOLVER.DISPLACEMENT_MULTIPLIER``. Frozen parameters are left out.
     """
     solver = cfg.SOLVER
+    multipliers = {
+        "backbone": solver.BACKBONE_MULTIPLIER,
+        "displacement_head": solver.HEAD_MULTIPLIER * solver.DISPLACEMENT_MULTIPLIER,
+    }
     groups = []
     for name, child in model.named_children():
-        multiplier = solver.BACKBONE_MULTIPLIER if name == "backbone" else solver.HEAD_MULTIPLIER
+        multiplier = multipliers.get(name, solver.HEAD_MULTIPLIER)
         groups += get_default_optimizer_params(
             child,
             base_lr=solver.BASE_LR * multiplier,

@@ -16,6 +16,8 @@ from .trainer import Trainer, class_names, dataset_dicts, require_dataset
 
 logger = logging.getLogger(__name__)
 
+SUPERVISIONS = ("masks", "image_labels", "seeds", "sem_seg")
+
 
 def train(cfg: CfgNode, resume: bool = False) -> dict:
     """Train ``cfg``'s model; every process of the job calls this.
@@ -70,6 +72,17 @@ def evaluate(cfg: CfgNode) -> dict:
 
 def _check_datasets(cfg: CfgNode, only_test: bool = False) -> None:
     """Read what the datasets list: a missing test set must not show up after days of training."""
+    if cfg.DATASETS.SUPERVISION not in SUPERVISIONS:
+        raise UserError(
+            f"DATASETS.SUPERVISION is {cfg.DATASETS.SUPERVISION!r}: choose one of "
+            f"{', '.join(SUPERVISIONS)}"
+        )
+    if cfg.DATASETS.SUPERVISION == "seeds" and cfg.DATASETS.TEST:
+        raise UserError(
+            f"DATASETS.TEST names {', '.join(cfg.DATASETS.TEST)}, but a model that is trained on "
+            "seeds is evaluated by the labels that are made with it (tools/make_pseudo_labels.py): "
+            "set DATASETS.TEST to ()"
+        )
     for name in cfg.DATASETS.TEST:
         dataset_dicts(name)
     if only_test:

@@ -17,8 +17,10 @@ from detectron2.data import (
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
+    HookBase,
     SimpleTrainer,
     create_ddp_model,
+    hooks,
 )
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import (
@@ -29,11 +31,19 @@ from detectron2.evaluation import (
 )
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
-from ..data import ImageLabelMapper, InstanceMapper, SemSegMapper, check_image_level_dataset
+from ..data import (
+    ImageLabelMapper,
+    InstanceMapper,
+    SeedMapper,
+    SemSegMapper,
+    add_seed_files,
+    check_image_level_dataset,
+)
 from ..errors import UserError, look_up
 from ..evaluation import InstanceMaskEvaluator, MultiLabelEvaluator
 from .checkpoint import WSISCheckpointer
 from .cli import one_sentence
+from .hooks import MeanDisplacement
 from .solver import build_lr_scheduler, build_optimizer
 
 logger = logging.getLogger(__name__)
@@ -55,8 +65,9 @@ class Trainer(DefaultTrainer):
     """:class:`DefaultTrainer` that also trains from image labels, and on CPU processes.
 
     With ``DATASETS.SUPERVISION: image_labels`` it sees images and class labels alone and evaluates
-    by multi-label mAP; with ``masks`` it is stock Detectron2 with COCO AP and VOC-style AP, and
-    with ``sem_seg`` stock semantic segmentation with mIoU.
+    by multi-label mAP; with ``seeds`` images and their seeds, without evaluation; with ``masks`` it
+    is stock Detectron2 with COCO AP and VOC-style AP, and with ``sem_seg`` stock semantic
+    segmentation with mIoU.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -107,13 +118,16 @@ class Trainer(DefaultTrainer):
         """A stock loader; with image labels as supervision no mask or box passes it."""
         if cfg.DATASETS.SUPERVISION == "sem_seg":
             return build_detection_train_loader(cfg, mapper=SemSegMapper(cfg, is_train=True))
-        if cfg.DATASETS.SUPERVISION != "image_labels":
+        if cfg.DATASETS.SUPERVISION == "masks":
             return build_detection_train_loader(cfg, mapper=InstanceMapper(cfg, is_train=True))
-        dataset = [d for name in cfg.DATASETS.TRAIN for d in dataset_dicts(name)]
-        check_image_level_dataset(dataset, class_names(cfg))
+        if cfg.DATASETS.SUPERVISION == "seeds":
+            dataset, mapper = _with_seeds(cfg), SeedMapper(cfg, is_train=True)
+        else:
+            dataset, mapper = training_images(cfg), ImageLabelMapper(cfg, is_train=True)
+            check_image_level_dataset(dataset, class_names(cfg))
         return build_detection_train_loader(
             dataset=dataset,
-            mapper=ImageLabelMapper(cfg, is_train=True),
+            mapper=mapper,
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
             aspect_ratio_grouping=False,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -149,6 +163,25 @@ class Trainer(DefaultTrainer):
             ]
         )
 
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's, and what a model needs when its training ends."""
+        registered = super().build_hooks()
+        model = getattr(self.model, "module", self.model)  # out of its DDP wrapper
+        if not hasattr(model, "mean_displacement"):
+            return registered
+        # Before the last checkpoint is written; only the main process has a hook that writes it.
+        writers = (hooks.PeriodicCheckpointer, hooks.EvalHook)
+        position = next(i for i, hook in enumerate(registered) if isinstance(hook, writers))
+        registered.insert(position, MeanDisplacement(model, self._build_training_image_loader))
+        return registered
+
+    def _build_training_image_loader(self) -> torch.utils.data.DataLoader:
+        return build_detection_test_loader(
+            dataset=training_images(self.cfg),
+            mapper=ImageLabelMapper(self.cfg, is_train=False),
+            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+        )
+
 
 def build_instance_mask_evaluator(
     cfg: CfgNode, dataset_name: str, output_dir: str | None = None
@@ -160,6 +193,22 @@ def build_instance_mask_evaluator(
         iou_thresholds=cfg.TEST.INSTANCE_MASKS.IOU_THRESHOLDS,
         area_bounds=cfg.TEST.INSTANCE_MASKS.AREA_BOUNDS,
     )
+
+
+def training_images(cfg: CfgNode) -> list[dict]:
+    """The dicts of all datasets in ``DATASETS.TRAIN``."""
+    return [d for name in cfg.DATASETS.TRAIN for d in dataset_dicts(name)]
+
+
+def _with_seeds(cfg: CfgNode) -> list[dict]:
+    """The same, with the files of their seeds in ``SEEDS.PATH``."""
+    return [
+        d
+        for name in cfg.DATASETS.TRAIN
+        for d in add_seed_files(
+            dataset_dicts(name), cfg.SEEDS.PATH, MetadataCatalog.get(name).get("image_root", "")
+        )
+    ]
 
 
 def dataset_dicts(name: str) -> list[dict]:

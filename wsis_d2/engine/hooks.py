@@ -1,0 +1,68 @@
+"""What happens beside the iterations of training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
+from detectron2.utils import comm
+from torch.utils.data import DataLoader
+
+logger = logging.getLogger(__name__)
+
+
+class MeanDisplacement(HookBase):
+    """Sets IRNet's ``mean_displacement`` after the last iteration of training.
+
+    Source: Ahn et al., CVPR 2019, section 4.2: pairs tell displacements up to a constant, so their
+    mean over the training images is subtracted. As published it is the mean of each image's mean;
+    unlike there, images that are smaller than the network's input count without their padding, and
+    larger ones whole.
+
+    It must come before the hook that writes the last checkpoint. It does not look at the
+    iterations before: a run that was killed and resumed ends with the same mean.
+    """
+
+    def __init__(self, model: torch.nn.Module, build_loader: Callable[[], DataLoader]):
+        """
+        Args:
+            model: an IRNet.
+            build_loader: gives this process's share of the training images, one at a time and as
+                at test time; it is called when training ends.
+        """
+        self.model = model
+        self.build_loader = build_loader
+
+    def after_step(self) -> None:
+        if self.trainer.iter + 1 == self.trainer.max_iter:
+            self.update()
+
+    def update(self) -> None:
+        """Compute the mean, on all processes of the job, and store it in each one's model."""
+        loader = self.build_loader()
+        logger.info(f"Mean displacement of {len(loader.dataset)} training images")
+        with inference_context(self.model):
+            mean = inference_on_dataset(self.model.raw_displacements, loader, _Mean())
+        self.model.mean_displacement.copy_(mean)
+        logger.info(f"Mean displacement (dy, dx): {mean[0]:.3f}, {mean[1]:.3f} cells")
+
+
+class _Mean(DatasetEvaluator):
+    """The mean over all images of the mean over each one's cells, on every process."""
+
+    def reset(self) -> None:
+        # In double precision the shares of the processes make no difference.
+        self.total = torch.zeros(2, dtype=torch.float64)
+        self.num_images = 0
+
+    def process(self, inputs: list[dict], outputs: list[torch.Tensor]) -> None:
+        for displacement in outputs:
+            self.total += displacement.double().mean((1, 2)).cpu()
+            self.num_images += 1
+
+    def evaluate(self) -> torch.Tensor:
+        totals, counts = zip(*comm.all_gather((self.total, self.num_images)))
+        return torch.stack(totals).sum(0) / sum(counts)
