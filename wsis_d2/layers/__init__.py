@@ -1,6 +1,7 @@
 """Tensor functions of the methods: no config, no files, no Detectron2."""
 
 from .affinity import PairAffinity, boundary_affinity, feature_affinity
+from .centroids import cluster_centroids, find_centroids
 from .dense_crf import CRFSettings, dense_crf_from_labels, dense_crf_from_scores
 from .peak_backprop import peak_response_maps
 from .peak_stimulation import find_peaks, peak_stimulation
@@ -14,8 +15,10 @@ __all__ = [
     "random_walk",
     "CRFSettings",
     "affinitynet_losses",
+    "cluster_centroids",
     "dense_crf_from_labels",
     "dense_crf_from_scores",
+    "find_centroids",
     "find_peaks",
     "irnet_losses",
     "peak_response_maps",
