@@ -9,18 +9,18 @@ from .random_walk import random_walk
 from .relation_losses import affinitynet_losses, irnet_losses
 
 __all__ = [
-    "PairAffinity",
-    "boundary_affinity",
-    "feature_affinity",
-    "random_walk",
     "CRFSettings",
+    "PairAffinity",
     "affinitynet_losses",
+    "boundary_affinity",
     "cluster_centroids",
     "dense_crf_from_labels",
     "dense_crf_from_scores",
+    "feature_affinity",
     "find_centroids",
     "find_peaks",
     "irnet_losses",
     "peak_response_maps",
     "peak_stimulation",
+    "random_walk",
 ]

@@ -71,17 +71,15 @@ class PairAffinity:
         return matrix
 
 
-def pair_ends(
-    dy: int, dx: int, height: int, width: int
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The two ends of all pairs of one offset, dy >= 0, as slices of a map (height, width).
+def pair_ends(dy: int, dx: int, height: int, width: int) -> tuple[tuple, tuple]:
+    """The two ends of all pairs of one offset, dy >= 0, as indices of maps (..., height, width).
 
-    Pixel i of ``map[start]`` and pixel i of ``map[end]`` are ``(dy, dx)`` apart.
+    Pixel i of ``maps[start]`` and pixel i of ``maps[end]`` are ``(dy, dx)`` apart.
     """
     height, width = max(height - dy, 0), max(width - abs(dx), 0)
     left, right = max(-dx, 0), max(dx, 0)
-    start = (slice(0, height), slice(left, left + width))
-    end = (slice(dy, dy + height), slice(right, right + width))
+    start = (..., slice(0, height), slice(left, left + width))
+    end = (..., slice(dy, dy + height), slice(right, right + width))
     return start, end
 
 
@@ -108,7 +106,7 @@ def boundary_affinity(boundary: Tensor | np.ndarray, radius: int) -> PairAffinit
     values = boundary.new_zeros((len(offsets), *boundary.shape))
     height, width = boundary.shape
     for (dy, dx), value in zip(offsets, values):
-        (rows, columns), _ = pair_ends(dy, dx, height, width)
+        (_, rows, columns), _ = pair_ends(dy, dx, height, width)
         on_path = (
             boundary[rows.start + y : rows.stop + y, columns.start + x : columns.stop + x]
             for y, x in path_pixels(dy, dx)
@@ -137,7 +135,7 @@ def feature_affinity(features: Tensor | np.ndarray, radius: int) -> PairAffinity
     values = features.new_zeros((len(offsets), *features.shape[1:]))
     for (dy, dx), value in zip(offsets, values):
         start, end = pair_ends(dy, dx, *features.shape[1:])
-        distance = (features[:, *start] - features[:, *end]).abs().mean(0)
+        distance = (features[start] - features[end]).abs().mean(0)
         value[start] = distance.neg().exp()
     return PairAffinity(torch.tensor(offsets), values)
 
