@@ -8,18 +8,21 @@ from .launch import launch, launch_from_args, run_in_fresh_process
 from .pipeline import load_recipe, run_recipe
 from .proposals import make_proposals
 from .pseudo_labels import load_label_generator, make_pseudo_labels
+from .published_weights import convert_checkpoint
 from .report import make_report
 from .seeds import make_seeds
 from .setup import load_config, setup
 from .solver import build_lr_scheduler, build_optimizer
 from .train import evaluate, train
-from .trainer import Trainer
+from .trainer import Trainer, dataset_classes
 
 __all__ = [
     "Trainer",
     "WSISCheckpointer",
     "build_lr_scheduler",
     "build_optimizer",
+    "convert_checkpoint",
+    "dataset_classes",
     "evaluate",
     "file_sha256",
     "launch",

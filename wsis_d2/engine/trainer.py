@@ -235,9 +235,11 @@ def class_names(cfg: CfgNode) -> list[str]:
 
     A dataset of label maps has the background too, as its first class.
     """
-    if not cfg.DATASETS.TRAIN:
-        return []
-    name = cfg.DATASETS.TRAIN[0]
+    return dataset_classes(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else []
+
+
+def dataset_classes(name: str) -> list[str]:
+    """Names of a registered dataset's classes; see :func:`class_names`."""
     if not _known_classes(name):
         dataset_dicts(name)  # some datasets know their classes only once they are loaded
     return _known_classes(name)
