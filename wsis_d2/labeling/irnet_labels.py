@@ -1,0 +1,335 @@
+"""IRNet: class boundaries and displacements turn CAMs into instances (Ahn et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+from torch import Tensor
+
+from ..errors import UserError
+from ..layers import boundary_affinity, cluster_centroids, find_centroids, random_walk
+from .build import LABEL_GENERATOR_REGISTRY
+from .cam_folder import CAMFolder
+from .detect import detect_instances
+
+NORMALIZATIONS = ("image", "instance")
+
+
+@dataclass
+class IRNetCues:
+    """What the network says about one image, at the stride of its maps, and what follows from it.
+
+    I candidates are the pairs of a class and a cluster where the class has any evidence.
+
+    Attributes:
+        cam: (C, h, w) float in [0, 1], class activation maps of the labelled classes.
+        class_ids: (C,) int64, their contiguous ids.
+        boundary: (h, w) float in [0, 1], class boundary map; None where it is not used.
+        displacement: (2, h, w) float, (dy, dx) in cells; None where it is not used.
+        centroids: (2, h, w) int, the cell (y, x) at which each pixel's path ends; or None.
+        clusters: (h, w) int64, instance that each pixel belongs to, 0 .. n - 1.
+        instance_cams: (I, h, w) float in [0, 1], instance-wise CAMs.
+        instance_scores: (I, h, w) float, at least 0, their random walk (not normalised).
+        instance_class_ids: (I,) int64.
+    """
+
+    cam: Tensor
+    class_ids: Tensor
+    boundary: Tensor | None
+    displacement: Tensor | None
+    centroids: Tensor | None
+    clusters: Tensor
+    instance_cams: Tensor
+    instance_scores: Tensor
+    instance_class_ids: Tensor
+
+
+def walk_instance_cams(
+    cam: Tensor,
+    class_ids: Tensor,
+    boundary: Tensor | None,
+    displacement: Tensor | None,
+    *,
+    beta: float = 10.0,
+    num_steps: int = 256,
+    radius: int = 5,
+    method: str = "auto",
+    tolerance: float = 1e-4,
+    centroid_iters: int = 300,
+    centroid_threshold: float = 2.5,
+) -> IRNetCues:
+    """Instance-wise CAMs and their random walk (section 5).
+
+    Args:
+        cam: (C, h, w) float in [0, 1].
+        class_ids: (C,) int64.
+        boundary: (h, w) float in [0, 1]; None: the CAMs stay as they are, without a walk.
+        displacement: (2, h, w) float in cells; None: all pixels are of one instance.
+        beta, num_steps, radius, method, tolerance: See :func:`wsis_d2.layers.random_walk` and
+            :func:`wsis_d2.layers.boundary_affinity`.
+        centroid_iters, centroid_threshold: See :func:`wsis_d2.layers.find_centroids` and
+            :func:`wsis_d2.layers.cluster_centroids`.
+    """
+    centroids, clusters = None, torch.zeros(cam.shape[1:], dtype=torch.int64, device=cam.device)
+    if displacement is not None:
+        centroids = find_centroids(displacement, centroid_iters)
+        clusters = cluster_centroids(centroids, displacement, centroid_threshold).to(cam.device)
+    # Class by class and cluster by cluster; a class is absent from most clusters.
+    count = int(clusters.max()) + 1 if clusters.numel() else 0
+    one_hot = F.one_hot(clusters.long(), count).movedim(-1, 0).to(cam.dtype)
+    instance_cams = (cam[:, None] * one_hot).flatten(0, 1)
+    instance_class_ids = class_ids.to(cam.device).repeat_interleave(count)
+    present = instance_cams.flatten(1).amax(1) > 0
+    instance_cams, instance_class_ids = instance_cams[present], instance_class_ids[present]
+    scores = instance_cams
+    if boundary is not None and len(scores):
+        affinity = boundary_affinity(boundary, radius)
+        scores = random_walk(
+            scores * (1 - boundary), affinity, beta, num_steps, method, tolerance=tolerance
+        )
+    return IRNetCues(
+        cam,
+        class_ids,
+        boundary,
+        displacement,
+        centroids,
+        clusters,
+        instance_cams,
+        scores,
+        instance_class_ids,
+    )
+
+
+def instance_scale(
+    scores: Tensor, instance_cams: Tensor, normalization: str, top_fraction: float
+) -> Tensor:
+    """Factors that bring walked scores back to [0, 1].
+
+    Args:
+        scores: (I, h, w) float, result of the walk.
+        instance_cams: (I, h, w) float in [0, 1], what the walk started from.
+        normalization: "image": all are divided by the one maximum over the image, as published, so
+            that a single pixel where the walk was trapped sets the scale of every instance.
+            "instance": each is divided by the least value among its strongest ``top_fraction`` of
+            the pixels, and keeps its strength from before the walk, the maximum of its CAM.
+        top_fraction: The fraction of the map's pixels.
+
+    Returns:
+        (I, 1, 1) float.
+    """
+    if normalization == "image":
+        maximum = scores.amax() if scores.numel() else scores.new_ones(())
+        return (1 / maximum.clamp(min=1e-20)).expand(len(scores), 1, 1)
+    if not scores.numel():
+        return scores.new_ones(len(scores), 1, 1)
+    rank = max(1, round(top_fraction * scores[0].numel()))
+    strong = scores.flatten(1).topk(rank).values[:, -1]
+    strength = instance_cams.flatten(1).amax(1)
+    # An instance of fewer pixels than that has no such value: it is noise.
+    return torch.where(strong > 0, strength / strong.clamp(min=1e-20), 0)[:, None, None]
+
+
+def _upsample(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """(I, h, w) at a stride to (I, H, W)."""
+    maps = F.interpolate(maps[:, None], scale_factor=stride, mode="bilinear", align_corners=False)
+    return maps[:, 0, : size[0], : size[1]]
+
+
+def _winners(scores: Tensor, stride: int, size: tuple[int, int], bg_threshold: float):
+    """(H, W) index of the highest score + 1, 0 for the background; and (H, W) its score."""
+    # Upsampling averages: what is below the threshold everywhere cannot win at any pixel.
+    candidates = (scores.flatten(1).amax(1) > bg_threshold).nonzero()[:, 0]
+    background = scores.new_full((1, *size), bg_threshold)
+    upsampled = _upsample(scores[candidates], stride, size).clamp(max=1)
+    best, winners = torch.cat([background, upsampled]).max(0)
+    return torch.cat([candidates.new_zeros(1), candidates + 1])[winners], best
+
+
+def instances_from_relations(
+    cam: Tensor,
+    class_ids: Tensor,
+    boundary: Tensor | None,
+    displacement: Tensor | None,
+    image_size: tuple[int, int],
+    bg_threshold: float = 0.25,
+    beta: float = 10.0,
+    num_steps: int = 256,
+    radius: int = 5,
+    stride: int = 4,
+    *,
+    normalization: str = "image",
+    min_area: float = 0.01,
+    **walk_options,
+) -> Instances:
+    """Instances of one image from its CAMs, class boundary map and displacement field (section 5).
+
+    Args:
+        cam: (C, h, w) float in [0, 1], CAMs of the labelled classes; tensors or numpy arrays.
+        class_ids: (C,) int64.
+        boundary: (h, w) float in [0, 1], or None for the ablation without the walk.
+        displacement: (2, h, w) float, (dy, dx) in cells, or None for the ablation without it.
+        image_size: (H, W) with h = (H - 1) // stride + 1 and likewise w.
+        bg_threshold: Score of the background.
+        beta, num_steps, radius: Of the random walk.
+        stride: Pixels per cell.
+        normalization: See :func:`instance_scale`; "image" is as published.
+        min_area: Smaller pieces, as a fraction of the image's area, are dropped.
+        walk_options: See :func:`walk_instance_cams`.
+
+    Returns:
+        See :func:`wsis_d2.labeling.detect_instances`. Scores are in [0, 1].
+
+    Raises:
+        ValueError: An unknown normalization.
+    """
+    cam, class_ids = torch.as_tensor(cam), torch.as_tensor(class_ids)
+    boundary = None if boundary is None else torch.as_tensor(boundary)
+    displacement = None if displacement is None else torch.as_tensor(displacement)
+    options = {"beta": beta, "num_steps": num_steps, "radius": radius, **walk_options}
+    cues = walk_instance_cams(cam, class_ids, boundary, displacement, **options)
+    return cues_to_instances(cues, image_size, bg_threshold, stride, normalization, min_area)
+
+
+def cues_to_instances(
+    cues: IRNetCues,
+    image_size: tuple[int, int],
+    bg_threshold: float,
+    stride: int,
+    normalization: str,
+    min_area: float,
+) -> Instances:
+    """The last step of :func:`instances_from_relations`."""
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(
+            f"normalization must be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}"
+        )
+    scores = cues.instance_scores
+    scores = scores * instance_scale(scores, cues.instance_cams, normalization, min_area)
+    winners, best = _winners(scores, stride, image_size, bg_threshold)
+    return detect_instances(winners, best, cues.instance_class_ids, min_area)
+
+
+def cues_to_label_map(
+    cues: IRNetCues, image_size: tuple[int, int], bg_threshold: float, stride: int
+) -> Tensor:
+    """Semantic labels from the same walk: (H, W) uint8, 0 background, c + 1 class c.
+
+    The walk is linear and the clusters are a partition, so the walk of a class's CAM is the sum
+    over its instances.
+    """
+    class_ids = cues.class_ids.to(cues.cam.device)
+    of_class = (class_ids[:, None] == cues.instance_class_ids[None]).to(cues.cam.dtype)
+    scores = torch.einsum("ci,ihw->chw", of_class, cues.instance_scores)
+    if cues.boundary is not None:
+        scores = scores / scores.amax().clamp(min=1e-20)
+    winners, _ = _winners(scores, stride, image_size, bg_threshold)
+    labels = torch.cat([class_ids.new_zeros(1), class_ids + 1])
+    return labels[winners].to(torch.uint8)
+
+
+@LABEL_GENERATOR_REGISTRY.register()
+class IRNetLabels(torch.nn.Module):
+    """Instances and semantic labels of a trained :class:`wsis_d2.modeling.IRNet`.
+
+    Input: the standard list of dicts with ``image`` at its original size, ``image_labels``,
+    ``file_name``, ``height``, ``width``. Output: per image ``{"instances": Instances,
+    "sem_seg_labels": (H, W) uint8, "cues": IRNetCues}``.
+
+    Args:
+        network: The IRNet.
+        cams: CAMs of the images.
+        stride: Stride of the network's maps.
+        use_boundary, use_displacement: False leaves that part out (the paper's ablation).
+        bg_threshold, sem_seg_bg_threshold: Score of the background for instances and classes.
+        normalization, min_area: See :func:`instances_from_relations`.
+        walk_options: See :func:`walk_instance_cams`.
+    """
+
+    gives_label_maps = True
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        network: torch.nn.Module,
+        cams: CAMFolder,
+        stride: int,
+        use_boundary: bool,
+        use_displacement: bool,
+        bg_threshold: float,
+        sem_seg_bg_threshold: float,
+        normalization: str,
+        min_area: float,
+        walk_options: dict,
+    ):
+        super().__init__()
+        if normalization not in NORMALIZATIONS:
+            raise UserError(
+                f"PSEUDO_LABELS.IRNET.NORMALIZATION is {normalization!r}: choose one of "
+                f"{', '.join(NORMALIZATIONS)}"
+            )
+        self.network = network
+        self.cams = cams
+        self.stride = stride
+        self.use_boundary = use_boundary
+        self.use_displacement = use_displacement
+        self.bg_threshold = bg_threshold
+        self.sem_seg_bg_threshold = sem_seg_bg_threshold
+        self.normalization = normalization
+        self.min_area = min_area
+        self.walk_options = walk_options
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """Reads ``MODEL``, ``CAM`` and ``PSEUDO_LABELS``."""
+        irnet, walk = cfg.PSEUDO_LABELS.IRNET, cfg.PSEUDO_LABELS.WALK
+        return {
+            "network": build_model(cfg),
+            "cams": CAMFolder(cfg),
+            "stride": cfg.MODEL.IRNET.STRIDE,
+            "use_boundary": irnet.USE_BOUNDARY,
+            "use_displacement": irnet.USE_DISPLACEMENT,
+            "bg_threshold": irnet.BG_THRESHOLD,
+            "sem_seg_bg_threshold": irnet.SEM_SEG_BG_THRESHOLD,
+            "normalization": irnet.NORMALIZATION,
+            "min_area": irnet.MIN_AREA,
+            "walk_options": {
+                "beta": walk.BETA,
+                "num_steps": walk.STEPS,
+                "radius": walk.RADIUS,
+                "method": walk.METHOD,
+                "tolerance": walk.TOLERANCE,
+                "centroid_iters": irnet.CENTROID_ITERS,
+                "centroid_threshold": irnet.CENTROID_THRESHOLD,
+            },
+        }
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        """Label each image; see the class."""
+        return [self._label(x) for x in batched_inputs]
+
+    def _label(self, x: dict) -> dict:
+        (relations,) = self.network([x])
+        boundary, displacement = relations["boundary"], relations["displacement"]
+        cam, class_ids = self.cams.get(x)
+        cam, size = cam.to(boundary.device), (x["height"], x["width"])
+        if cam.shape[1:] != boundary.shape:  # CAMs were stored at another stride
+            cam = F.interpolate(cam[None], boundary.shape, mode="bilinear", align_corners=False)[0]
+        cues = walk_instance_cams(
+            cam,
+            class_ids.to(cam.device),
+            boundary if self.use_boundary else None,
+            displacement if self.use_displacement else None,
+            **self.walk_options,
+        )
+        instances = cues_to_instances(
+            cues, size, self.bg_threshold, self.stride, self.normalization, self.min_area
+        )
+        label_map = cues_to_label_map(cues, size, self.sem_seg_bg_threshold, self.stride)
+        return {"instances": instances, "sem_seg_labels": label_map, "cues": cues}
