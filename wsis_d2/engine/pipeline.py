@@ -5,7 +5,7 @@ A recipe is a YAML file::
     title: WISE on Shapes
     stages:
       - name: classifier            # its folder under the output folder
-        run: train                  # train | proposals | pseudo_labels | report
+        run: train                  # train | cams | seeds | proposals | pseudo_labels | report
         config: classifier.yaml     # beside the recipe
       - name: pseudo_labels
         run: pseudo_labels
@@ -38,10 +38,12 @@ from .. import __version__
 from ..data.image_files import unreadable_image
 from ..errors import UserError
 from ..files import check_writable_folder, write_json
+from .cams import make_cams
 from .launch import launch, run_in_fresh_process
 from .proposals import make_proposals
 from .pseudo_labels import make_pseudo_labels
 from .report import make_report
+from .seeds import make_seeds
 from .setup import load_config, setup
 from .train import train
 from .trainer import dataset_dicts
@@ -288,6 +290,14 @@ def _run_train(cfg: CfgNode, _recipe: Recipe, _output: str, resume: bool) -> dic
     return train(cfg, resume)
 
 
+def _run_cams(cfg: CfgNode, _recipe: Recipe, _output: str, resume: bool) -> dict:
+    return make_cams(cfg, resume)
+
+
+def _run_seeds(cfg: CfgNode, _recipe: Recipe, _output: str, _resume: bool) -> dict:
+    return make_seeds(cfg)
+
+
 def _run_proposals(cfg: CfgNode, _recipe: Recipe, _output: str, _resume: bool) -> dict:
     return make_proposals(cfg)
 
@@ -307,12 +317,14 @@ def _run_report(cfg: CfgNode, recipe: Recipe, output: str, _resume: bool) -> dic
 
 RUNNERS = {
     "train": _run_train,
+    "cams": _run_cams,
+    "seeds": _run_seeds,
     "proposals": _run_proposals,
     "pseudo_labels": _run_pseudo_labels,
     "report": _run_report,
 }
 #: Kinds of stages that run on all GPUs.
-DISTRIBUTED = ("train", "pseudo_labels")
+DISTRIBUTED = ("train", "cams", "pseudo_labels")
 
 
 def _fingerprint(cfg: CfgNode, stage: Stage, output: str, earlier: dict[str, str]) -> str:
