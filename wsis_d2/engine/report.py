@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -13,53 +12,18 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
-from pycocotools import mask as mask_utils
 
 from .. import __version__
-from ..data import ImageLabelMapper, ground_truth_json
-from ..evaluation import load_coco_ground_truths
-from ..visualization import (
-    ReportColumn,
-    ReportNumber,
-    ReportPanel,
-    ReportRow,
-    ReportSection,
-    ReportTable,
-    draw_heatmap,
-    draw_instances,
-    draw_peak_responses,
-    draw_peaks,
-    panel_scale,
-    resize_image,
-    write_report,
-)
+from ..data import ImageLabelMapper, SemSegMapper
+from ..errors import UserError
+from ..labeling import label_dataset_name
+from ..visualization import ReportNumber, ReportRow, ReportSection, ReportTable, write_report
 from .checkpoint import WSISCheckpointer, file_sha256
-from .pseudo_labels import label_dataset_name, load_label_generator
+from .pseudo_labels import load_label_generator
+from .report_panels import Example
+from .report_steps import METHODS, OTHER_METHOD, PICTURE, SECOND_STAGES, Step
 from .setup import load_config
 from .trainer import class_names, dataset_dicts
-
-#: Detections below this score are left out of the pictures.
-MIN_SHOWN_SCORE = 0.5
-
-COLUMNS = (
-    ReportColumn("Picture", "The image and the labels that training was given: nothing else."),
-    ReportColumn(
-        "Class response map",
-        "Strongest response of the labelled classes, before any peak is sought (PRM, section 3).",
-    ),
-    ReportColumn(
-        "Peaks", "Local maxima of the response maps, at the maximum of their peak response map."
-    ),
-    ReportColumn(
-        "Peak responses",
-        "Pixels that caused each peak, found by peak backpropagation (PRM, section 3.2).",
-    ),
-    ReportColumn(
-        "Pseudo masks", "The mask proposal chosen for each peak (WISE, section 3.2; PRM, 3.3)."
-    ),
-    ReportColumn("Mask R-CNN", "Trained on the pseudo masks of all images."),
-    ReportColumn("Ground truth", "For comparison; no stage was trained on it."),
-)
 
 
 def make_report(
@@ -71,41 +35,65 @@ def make_report(
         path: The file.
         title: The recipe's.
         results: What ``metrics.json`` holds: seconds and metrics of every stage so far.
-        labels_folder: Folder of the ``pseudo_labels`` stage.
-        detector_folder: Folder of the stage that trained Mask R-CNN.
+        labels_folder: Folder of the ``pseudo_labels`` stage; its generator decides which steps are
+            shown (:mod:`wsis_d2.engine.report_steps`).
+        detector_folder: Folder of the stage that learned from the labels: Mask R-CNN, or a semantic
+            segmentation network.
         count: Number of images per gallery.
+
+    Raises:
+        UserError: The stage of ``detector_folder`` does not learn from pseudo labels.
     """
     labels_cfg = load_config(os.path.join(labels_folder, "config.yaml"))
     detector_cfg = load_config(os.path.join(detector_folder, "config.yaml"))
-    detect = _detector(detector_cfg)
+    supervision = detector_cfg.DATASETS.SUPERVISION
+    if supervision not in SECOND_STAGES:
+        raise UserError(
+            f"the stage in '{detector_folder}' learns from {supervision}, not from pseudo labels: "
+            "let a report come after a stage with DATASETS.SUPERVISION "
+            f"{' or '.join(SECOND_STAGES)}"
+        )
+    method = METHODS.get(labels_cfg.PSEUDO_LABELS.GENERATOR, OTHER_METHOD)
+    second_stage = SECOND_STAGES[supervision]
+    predict = _predictor(detector_cfg)
     name = label_dataset_name(labels_cfg)
     classes = list(MetadataCatalog.get(name).thing_classes)
-    rows = _training_rows(labels_cfg, name, classes, detect, count)
+
+    outcome = (second_stage.prediction, second_stage.truth)
+    held_out_steps = (PICTURE, *outcome)
     sections = []
     for test_name in detector_cfg.DATASETS.TEST:
+        load_truth = second_stage.load_truth(test_name)
+        examples = (
+            Example(d, read_image(d["file_name"], "RGB"), classes, predict(d), load_truth(d))
+            for d in _spread(dataset_dicts(test_name), count)
+        )
         sections.append(
             ReportSection(
                 f"Held-out images of {test_name}",
-                columns=(COLUMNS[0], COLUMNS[5], COLUMNS[6]),
-                rows=_held_out_rows(test_name, classes, detect, count),
+                columns=[step.column for step in held_out_steps],
+                rows=[_row(held_out_steps, x) for x in examples],
             )
         )
+
+    steps = (*method.steps, *outcome)
     write_report(
         path,
         title,
-        summary=(
-            "From image-level class labels to instance masks: a classifier is trained on the "
-            "labels, its peaks choose class-agnostic mask proposals, and Mask R-CNN is trained on "
-            "the masks so chosen."
-        ),
-        tables=[result_table(results), group_table(results), time_table(results)],
-        rows=rows,
-        columns=COLUMNS,
+        summary=method.summary + second_stage.summary,
+        tables=tables(results),
+        rows=[
+            _row(steps, x)
+            for x in _labelled_examples(
+                labels_cfg, name, classes, predict, second_stage.load_truth(name), count
+            )
+        ],
+        columns=[step.column for step in steps],
         headline=[ReportNumber(label, value, "%") for label, _, value in headline(results)],
         provenance={
             "Generator": labels_cfg.PSEUDO_LABELS.GENERATOR,
             "Labelled dataset": f"{name}, {len(dataset_dicts(name))} images",
-            "Classifier (sha256)": file_sha256(labels_cfg.MODEL.WEIGHTS),
+            f"{method.network} (sha256)": file_sha256(labels_cfg.MODEL.WEIGHTS),
             "Seed": str(labels_cfg.SEED),
             "Versions": f"wsis_d2 {__version__}, detectron2 {detectron2_version}, "
             f"torch {torch.__version__}",
@@ -114,19 +102,89 @@ def make_report(
     )
 
 
+def _labelled_examples(
+    cfg: CfgNode,
+    name: str,
+    classes: Sequence[str],
+    predict: Callable[[dict], dict],
+    load_truth: Callable[[dict], object],
+    count: int,
+) -> Iterator[Example]:
+    """Images of the labelled dataset, one at a time: their cues can be large."""
+    generator = load_label_generator(cfg, classes)
+    mapper = ImageLabelMapper(cfg, is_train=False)
+    image_root = MetadataCatalog.get(name).get("image_root", "")
+    for d in _spread(dataset_dicts(name), count):
+        (labels,) = generator([mapper(d)])
+        image = read_image(d["file_name"], "RGB")
+        yield Example(d, image, classes, predict(d), load_truth(d), labels, cfg, image_root)
+
+
+def _row(steps: Sequence[Step], x: Example) -> ReportRow:
+    return ReportRow(x.name, [step.draw(x) for step in steps])
+
+
+def _predictor(cfg: CfgNode) -> Callable[[dict], dict]:
+    """A function from a dataset dict to the output of the trained second stage."""
+    model = build_model(cfg).eval()
+    weights = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    WSISCheckpointer(
+        model,
+        meta_architecture=cfg.MODEL.META_ARCHITECTURE,
+        classes=class_names(cfg),
+        exact=True,
+    ).load(weights)
+    semantic = cfg.DATASETS.SUPERVISION == "sem_seg"
+    mapper = (SemSegMapper if semantic else DatasetMapper)(cfg, is_train=False)
+
+    @torch.no_grad()
+    def predict(d: dict) -> dict:
+        (output,) = model([mapper(d)])
+        return output
+
+    return predict
+
+
+def _spread(dataset: Sequence[dict], count: int) -> list[dict]:
+    """``count`` dicts, evenly over the dataset."""
+    index = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
+    return [dataset[i] for i in index]
+
+
 def headline(results: dict) -> list[tuple[str, str, float]]:
     """The figures that matter most: (what, metric, percent), for those that were measured."""
     figures = []
     for what, section, metric in (
         ("Classifier, mAP", "classification", "mAP"),
+        ("CAMs, mIoU", "cams", "mIoU"),
+        ("Seeds, mIoU", "seeds", "mIoU"),
+        ("Semantic labels, mIoU", "pseudo_sem_seg", "mIoU"),
         ("Pseudo masks, AP50", "pseudo_labels", "AP50"),
         ("Mask R-CNN, AP50", "instance_masks", "AP50"),
+        ("Segmentation network, mIoU", "sem_seg", "mIoU"),
     ):
-        for stage in results.values():
-            value = (stage.get("metrics") or {}).get(section, {}).get(metric)
-            if value is not None:
-                figures.append((what, metric, value))
+        for metrics in _sections(results, section):
+            if metrics.get(metric) is not None:
+                figures.append((what, metric, metrics[metric]))
     return figures
+
+
+def tables(results: dict) -> list[ReportTable]:
+    """All tables that have a row."""
+    made = [
+        result_table(results),
+        group_table(results),
+        semantic_table(results),
+        seed_table(results),
+        time_table(results),
+    ]
+    return [table for table in made if table.rows]
+
+
+def _sections(results: dict, section: str) -> list[dict]:
+    """The metrics of this name, of every stage that has them."""
+    stages = [stage.get("metrics") or {} for stage in results.values()]
+    return [metrics[section] for metrics in stages if section in metrics]
 
 
 #: Rows of the tables of masks: (what, section of the metrics).
@@ -138,8 +196,7 @@ _MASKS = (
 
 def _mask_metrics(results: dict) -> list[tuple[str, dict]]:
     """(what, metrics) of all masks that were evaluated."""
-    stages = [stage.get("metrics") or {} for stage in results.values()]
-    return [(what, m[section]) for what, section in _MASKS for m in stages if section in m]
+    return [(what, m) for what, section in _MASKS for m in _sections(results, section)]
 
 
 def result_table(results: dict) -> ReportTable:
@@ -170,138 +227,45 @@ def group_table(results: dict) -> ReportTable:
     )
 
 
+#: Rows of the table of label maps: (what, section of the metrics).
+_LABEL_MAPS = (
+    ("CAMs (training images)", "cams"),
+    ("Seeds (their known pixels)", "seeds"),
+    ("Semantic labels (training images)", "pseudo_sem_seg"),
+    ("Segmentation network (held-out images)", "sem_seg"),
+)
+
+
+def semantic_table(results: dict) -> ReportTable:
+    """mIoU from the CAMs to the network that was trained on the label maps."""
+    rows = [
+        (what, m.get("mIoU"), m.get("best mIoU"))
+        for what, section in _LABEL_MAPS
+        for m in _sections(results, section)
+    ]
+    return ReportTable(
+        "Semantic label maps, percent",
+        ("Label maps", "mIoU", "at the best threshold"),
+        rows,
+        note="Mean over background and classes. A CAM becomes a label map by a threshold on the "
+        "background's score.",
+    )
+
+
+def seed_table(results: dict) -> ReportTable:
+    """What the seeds know, and how much of it is right."""
+    columns = ("fg precision", "bg precision", "fg recall", "unknown")
+    rows = [("Seeds", *(m.get(c) for c in columns)) for m in _sections(results, "seeds")]
+    return ReportTable(
+        "Seeds, percent of pixels",
+        ("", "Class right", "Background right", "Objects found", "Unknown"),
+        rows,
+        note="Right: among the seeds of a class, of the background. Found: pixels of an object "
+        "with a seed of its class, among all of them.",
+    )
+
+
 def time_table(results: dict) -> ReportTable:
     """Wall-clock seconds of every stage."""
     rows = [(name, stage.get("seconds")) for name, stage in results.items() if stage]
     return ReportTable("Time, seconds", ("Stage", "Seconds"), rows)
-
-
-def _detector(cfg: CfgNode) -> Callable[[dict], tuple[np.ndarray, list, list]]:
-    """A function from a dataset dict to (masks, class ids, scores) of the trained detector."""
-    model = build_model(cfg).eval()
-    weights = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
-    WSISCheckpointer(
-        model,
-        meta_architecture=cfg.MODEL.META_ARCHITECTURE,
-        classes=class_names(cfg),
-        exact=True,
-    ).load(weights)
-    mapper = DatasetMapper(cfg, is_train=False)
-
-    @torch.no_grad()
-    def detect(d: dict) -> tuple[np.ndarray, list, list]:
-        (output,) = model([mapper(d)])
-        instances = output["instances"].to("cpu")
-        instances = instances[instances.scores >= MIN_SHOWN_SCORE]
-        masks = instances.pred_masks.numpy()
-        return masks, instances.pred_classes.tolist(), instances.scores.tolist()
-
-    return detect
-
-
-def _spread(dataset: Sequence[dict], count: int) -> list[dict]:
-    """``count`` dicts, evenly over the dataset."""
-    index = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
-    return [dataset[i] for i in index]
-
-
-def _ground_truths(name: str) -> dict[int, list[dict]]:
-    path = ground_truth_json(name)
-    truths: dict[int, list[dict]] = {}
-    for truth in load_coco_ground_truths(path) if path else ():
-        truths.setdefault(truth["image_id"], []).append(truth)
-    return truths
-
-
-def _truth_panel(
-    image: np.ndarray, truths: list[dict] | None, name: str, classes: Sequence[str], scale: float
-) -> ReportPanel:
-    if not truths:
-        return ReportPanel("no true masks known", None)
-    ids = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
-    drawn = draw_instances(
-        image,
-        np.stack([mask_utils.decode(t["segmentation"]).astype(bool) for t in truths]),
-        [ids[t["category_id"]] for t in truths],
-        class_names=classes,
-        scale=scale,
-    )
-    return ReportPanel(_count(len(truths), "object"), drawn)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'s' * (number != 1)}"
-
-
-def _detection_panel(
-    image: np.ndarray, detections: tuple, classes: Sequence[str], scale: float
-) -> ReportPanel:
-    masks, class_ids, scores = detections
-    drawn = draw_instances(image, masks, class_ids, scores, classes, scale=scale)
-    return ReportPanel(f"{_count(len(masks), 'mask')} of score ≥ {MIN_SHOWN_SCORE}", drawn)
-
-
-def _training_rows(
-    cfg: CfgNode, name: str, classes: list[str], detect: Callable, count: int
-) -> list[ReportRow]:
-    generator = load_label_generator(cfg, classes)
-    mapper = ImageLabelMapper(cfg, is_train=False)
-    truths = _ground_truths(name)
-    rows = []
-    for d in _spread(dataset_dicts(name), count):
-        (output,) = generator([mapper(d)])
-        cues, labels = output["cues"], output["instances"]
-        image = read_image(d["file_name"], "RGB")
-        scale = panel_scale(*image.shape[:2])
-        class_ids = cues.class_ids.tolist()
-        heat = cues.class_response_maps[d["image_labels"]].amax(0).clamp(min=0).cpu().numpy()
-        responses = cues.response_maps.cpu().numpy()
-        names = ", ".join(classes[c] for c in d["image_labels"])
-        panels = [
-            ReportPanel(names, resize_image(image, scale)),
-            ReportPanel(f"maximum {heat.max():.1f}", draw_heatmap(image, heat, scale=scale)),
-            ReportPanel(
-                _count(len(cues), "peak"),
-                draw_peaks(
-                    image,
-                    cues.points.cpu().numpy(),
-                    class_ids,
-                    class_names=classes,
-                    color_ids=range(len(cues)),
-                    scale=scale,
-                ),
-            ),
-            ReportPanel(
-                _count(len(cues), "map"), draw_peak_responses(image, responses, scale=scale)
-            ),
-            ReportPanel(
-                _count(len(labels), "mask"),
-                draw_instances(
-                    image,
-                    labels.pred_masks.numpy(),
-                    labels.pred_classes.tolist(),
-                    labels.scores.tolist(),
-                    classes,
-                    scale=scale,
-                ),
-            ),
-            _detection_panel(image, detect(d), classes, scale),
-            _truth_panel(image, truths.get(d["image_id"]), name, classes, scale),
-        ]
-        rows.append(ReportRow(Path(d["file_name"]).name, panels))
-    return rows
-
-
-def _held_out_rows(name: str, classes: list[str], detect: Callable, count: int) -> list[ReportRow]:
-    truths = _ground_truths(name)
-    rows = []
-    for d in _spread(dataset_dicts(name), count):
-        image = read_image(d["file_name"], "RGB")
-        scale = panel_scale(*image.shape[:2])
-        panels = [
-            ReportPanel("", resize_image(image, scale)),
-            _detection_panel(image, detect(d), classes, scale),
-            _truth_panel(image, truths.get(d["image_id"]), name, classes, scale),
-        ]
-        rows.append(ReportRow(Path(d["file_name"]).name, panels))
-    return rows
