@@ -34,7 +34,7 @@ BG_POSITIVE, FG_POSITIVE, NEGATIVE, IGNORED = range(4)
 def irnet_losses(
     boundary_logits: Tensor, displacement: Tensor, seeds: Tensor, radius: int = 10
 ) -> dict[str, Tensor]:
-    """Losses of a class boundary map and a displacement field (IRNet, eq. 4 to 8).
+    """Losses of a class boundary map and a displacement field (IRNet).
 
     The affinity of a pair is 1 - the maximum of the boundary map on the path between its pixels.
     Pairs are (p, q) with q - p in :func:`~wsis_d2.layers.pairs.half_disk`, both seeds known, and
@@ -76,17 +76,15 @@ def irnet_losses(
 
     # Every pair's affinity is that of the one pixel where its path peaks. So a sum over pairs is a
     # sum over pixels, weighted by how many paths peak there.
-    affinity = 1 - boundary
-    negative_log = -torch.log(affinity + EPSILON), -torch.log(1 + EPSILON - affinity)
     num_pairs = peaks.sum(dim=(1, 2, 3))
     loss_bg_pos, loss_fg_pos, loss_neg = (
-        (peaks[kind] * negative_log[kind == NEGATIVE]).sum() / (num_pairs[kind] + EPSILON)
-        for kind in (BG_POSITIVE, FG_POSITIVE, NEGATIVE)
+        _mean((peaks[kind] * loss).sum(), num_pairs[kind])
+        for kind, loss in _log_losses(1 - boundary).items()
     )
     # Likewise |a - b| = s a - s b with s = sign(a - b).
     absolute = signs * aligned
     loss_dp_fg, loss_dp_bg = (
-        (absolute * mask).sum() / (2 * num_pairs[kind] + EPSILON)
+        _mean((absolute * mask).sum(), 2 * num_pairs[kind])
         for kind, mask in ((FG_POSITIVE, foreground), (BG_POSITIVE, ~foreground))
     )
     return {
@@ -100,7 +98,7 @@ def irnet_losses(
 
 
 def affinitynet_losses(features: Tensor, seeds: Tensor, radius: int = 5) -> dict[str, Tensor]:
-    """Losses of the semantic affinities of features (AffinityNet, eq. 4 to 9).
+    """Losses of the semantic affinities of features (AffinityNet).
 
     The affinity of a pair is exp(-mean_c |f_p - f_q|); the pairs are those of
     :func:`irnet_losses`. Memory, besides the features and their gradient: some maps of one number
@@ -126,10 +124,9 @@ def affinitynet_losses(features: Tensor, seeds: Tensor, radius: int = 5) -> dict
     kinds_of_pairs = _PairKinds(seeds, interior)
     kinds = torch.stack([kinds_of_pairs(dy, dx) for dy, dx in interior.offsets], dim=1)
     affinity = torch.exp(-_PairDistances.apply(features, interior))
-    negative_log = -torch.log(affinity + EPSILON), -torch.log(1 + EPSILON - affinity)
     loss_bg_pos, loss_fg_pos, loss_neg = (
-        (negative_log[kind == NEGATIVE] * (kinds == kind)).sum() / ((kinds == kind).sum() + EPSILON)
-        for kind in (BG_POSITIVE, FG_POSITIVE, NEGATIVE)
+        _mean((loss * (kinds == kind)).sum(), (kinds == kind).sum())
+        for kind, loss in _log_losses(affinity).items()
     )
     return {
         "loss_bg_pos": loss_bg_pos,
@@ -137,6 +134,17 @@ def affinitynet_losses(features: Tensor, seeds: Tensor, radius: int = 5) -> dict
         "loss_neg": loss_neg,
         "total": _affinity_loss(loss_bg_pos, loss_fg_pos, loss_neg),
     }
+
+
+def _log_losses(affinity: Tensor) -> dict[int, Tensor]:
+    """The loss of an affinity if it is that of a pair of each kind."""
+    positive = -torch.log(affinity + EPSILON)
+    negative = -torch.log(1 + EPSILON - affinity)
+    return {BG_POSITIVE: positive, FG_POSITIVE: positive, NEGATIVE: negative}
+
+
+def _mean(total: Tensor, count: Tensor) -> Tensor:
+    return total / (count.to(total.dtype) + EPSILON)
 
 
 def _affinity_loss(loss_bg_pos: Tensor, loss_fg_pos: Tensor, loss_neg: Tensor) -> Tensor:
