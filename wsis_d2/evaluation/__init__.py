@@ -21,11 +21,13 @@ from .label_maps import (
 from .mask_files import evaluate_coco, evaluate_mask_files
 from .metrics_table import flatten_instance_metrics, format_instance_metrics
 from .pseudo_label_writer import PseudoLabelWriter
+from .sem_seg_writer import SemSegLabelWriter
 
 __all__ = [
     "InstanceMaskEvaluator",
     "MultiLabelEvaluator",
     "PseudoLabelWriter",
+    "SemSegLabelWriter",
     "confusion_matrix",
     "evaluate_coco",
     "evaluate_instance_masks",
