@@ -221,6 +221,6 @@ def test_two_processes_write_what_one_does(dataset, tmp_path):
     expected, reference = single.evaluate(), files(tmp_path)
     for name in ("12.png", "4.png"):
         (tmp_path / "maps/part0" / name).unlink()
-    mp.spawn(_write_part, (str(tmp_path),), nprocs=2)
+    mp.start_processes(_write_part, (str(tmp_path),), nprocs=2, start_method="fork")
     assert files(tmp_path) == reference
     assert json.loads((tmp_path / "result.json").read_text()) == expected
