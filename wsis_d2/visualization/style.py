@@ -66,6 +66,8 @@ dl, dd { margin: 0; }
 .gallery { --gap: .75rem; margin-inline: calc(var(--gap) / -2); }
 .gallery table {
   width: 100%; max-width: calc(var(--columns) * 17rem); table-layout: fixed;
+  /* Many steps make the page wider than the screen rather than the panels too small. */
+  min-width: calc(var(--columns) * 9.25rem);
   border-collapse: collapse;
 }
 .gallery th { text-align: left; }
@@ -127,6 +129,7 @@ footer h2 { margin: 1.5rem 0 .75rem; font-size: 1rem; }
   }
   body { max-width: none; padding: 0; font-size: 10pt; }
   .gallery thead th { position: relative; }
+  .gallery table { min-width: 0; }
   .gallery tbody, .table, .headline { break-inside: avoid; }
   h2 { break-after: avoid; }
   img { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
