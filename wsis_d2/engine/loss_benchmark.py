@@ -1,0 +1,176 @@
+"""IRNet's losses beside the formulation with index tables: time and memory in one run."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..layers import irnet_losses
+from ..layers.pairs import half_disk, path_pixels
+from .benchmark import compare
+
+LOSSES = ("loss_bg_pos", "loss_fg_pos", "loss_neg", "loss_dp_fg", "loss_dp_bg", "total")
+
+
+def loss_benchmarks(device: str = "cpu", size: int = 128, radius: int = 10, batch: int = 2):
+    """Forward and backward pass of the losses; the defaults are the published training's maps.
+
+    Returns:
+        list[dict] as :func:`~wsis_d2.engine.run_benchmarks` gives, and ``peak_mb`` and
+        ``baseline_peak_mb``: megabytes at the peak, beyond those of the inputs (NaN where the
+        system does not tell).
+    """
+    inputs = _random_inputs(device, size, batch)
+    ours, tables = (make(radius, inputs[2]) for make in (_ViewLosses, _TableLosses))
+    result = compare(lambda: _run(ours, *inputs), lambda: _run(tables, *inputs), device)
+    peaks = {
+        key: _in_fresh_process(_peak_megabytes, make, device, size, radius, batch)
+        for key, make in (("peak_mb", _ViewLosses), ("baseline_peak_mb", _TableLosses))
+    }
+    name = f"IRNet losses and gradients, {batch} x {size} x {size}, radius {radius}, {device}"
+    return [{"name": name, **result, **peaks}]
+
+
+class _ViewLosses:
+    """The plugin's losses."""
+
+    def __init__(self, radius: int, seeds: Tensor):
+        self.radius, self.seeds = radius, seeds
+
+    def __call__(self, boundary_logits: Tensor, displacement: Tensor) -> dict[str, Tensor]:
+        return irnet_losses(boundary_logits, displacement, self.seeds, self.radius)
+
+
+class _TableLosses:
+    """As the published code has them: tables of all pixels of all paths, one per path length.
+
+    The tables and the kinds of the pairs are made here, outside of the timing: a training makes
+    the former once, and the latter in its data loader.
+    """
+
+    def __init__(self, radius: int, seeds: Tensor):
+        _, height, width = seeds.shape
+        indices = torch.arange(height * width, device=seeds.device).view(height, width)
+        rows, columns = height - radius + 1, width - 2 * radius + 2
+
+        def shifted(y: int, x: int) -> Tensor:
+            return indices[y : y + rows, radius - 1 + x : radius - 1 + x + columns].flatten()
+
+        paths_of_length = defaultdict(list)
+        for offset in half_disk(radius):
+            path = path_pixels(*offset)
+            paths_of_length[len(path)].append((offset, path))
+        groups = [group for _, group in sorted(paths_of_length.items())]
+        self.tables = [
+            torch.stack([torch.stack([shifted(*k) for k in path]) for _, path in group])
+            for group in groups
+        ]
+        offsets = [offset for group in groups for offset, _ in group]
+        self.offsets = torch.tensor(offsets, device=seeds.device).T[:, :, None]
+        self.here = shifted(0, 0)
+        self.there = torch.stack([shifted(*offset) for offset in offsets])
+
+        p, q = seeds.flatten(1)[:, None, self.here], seeds.flatten(1)[:, self.there]
+        known = (p != 255) & (q != 255)
+        self.bg_pairs = (known & (p == q) & (p == 0)).float()
+        self.fg_pairs = (known & (p == q) & (p > 0)).float()
+        self.negative_pairs = (known & (p != q)).float()
+
+    def __call__(self, boundary_logits: Tensor, displacement: Tensor) -> dict[str, Tensor]:
+        boundary = boundary_logits.sigmoid().flatten(1)
+        affinities = []
+        for table in self.tables:
+            values = boundary.index_select(1, table.flatten()).view(-1, *table.shape)
+            affinities.append(1 - F.max_pool2d(values, (table.shape[1], 1)).squeeze(2))
+        affinity = torch.cat(affinities, dim=1)
+        positive = -torch.log(affinity + 1e-5)
+        negative = -torch.log(1 + 1e-5 - affinity)
+
+        field = displacement.flatten(2)
+        difference = field[:, :, None, self.here] - field[:, :, self.there]
+        error = (difference - self.offsets).abs()
+        losses = {
+            "loss_bg_pos": _mean(positive, self.bg_pairs),
+            "loss_fg_pos": _mean(positive, self.fg_pairs),
+            "loss_neg": _mean(negative, self.negative_pairs),
+            "loss_dp_fg": _mean(error, self.fg_pairs[:, None].expand_as(error)),
+            "loss_dp_bg": _mean(difference.abs(), self.bg_pairs[:, None].expand_as(error)),
+        }
+        bg, fg, neg, dp_fg, dp_bg = losses.values()
+        return {**losses, "total": (bg / 2 + fg / 2 + neg) / 2 + (dp_fg + dp_bg) / 2}
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    return (values * weights).sum() / (weights.sum() + 1e-5)
+
+
+def _random_inputs(device: str, size: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits and displacements of noise, and seeds in patches, a quarter of each kind."""
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(batch, 1, size, size, generator=g).to(device)
+    displacement = torch.randn(batch, 2, size, size, generator=g).to(device) * 3
+    patches = torch.randint(4, (batch, 1, size // 8 + 1, size // 8 + 1), generator=g)
+    patches = F.interpolate(patches.float(), scale_factor=8)[:, 0, :size, :size]
+    seeds = torch.tensor([0, 1, 2, 255], dtype=torch.uint8)[patches.long()].to(device)
+    return logits.requires_grad_(), displacement.requires_grad_(), seeds
+
+
+def _run(losses: _ViewLosses | _TableLosses, logits: Tensor, displacement: Tensor, _) -> Tensor:
+    """Losses and gradients of one training step, in one vector."""
+    results = losses(logits, displacement)
+    gradients = torch.autograd.grad(results["total"], (logits, displacement))
+    values = torch.stack([results[name].detach() for name in LOSSES])
+    return torch.cat([values, *(gradient.flatten() for gradient in gradients)])
+
+
+def _in_fresh_process(function, *args):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(function, *args).result()
+
+
+def _peak_megabytes(make: type, device: str, size: int, radius: int, batch: int) -> float:
+    """Megabytes at the peak of one step, tables included, beyond those in use before it."""
+    small = _random_inputs(device, 2 * radius, 1)
+    _run(make(radius, small[2]), *small)  # Loads what PyTorch loads when first used.
+    inputs = _random_inputs(device, size, batch)
+    memory = _CudaMemory() if torch.device(device).type == "cuda" else _ProcessMemory()
+    before = memory.reset()
+    _run(make(radius, inputs[2]), *inputs)
+    return (memory.peak() - before) / 2**20
+
+
+class _CudaMemory:
+    def reset(self) -> float:
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+
+    def peak(self) -> float:
+        return torch.cuda.max_memory_allocated()
+
+
+class _ProcessMemory:
+    """Resident memory, as Linux counts it."""
+
+    def reset(self) -> float:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            return math.nan
+        return self._bytes("VmRSS")
+
+    def peak(self) -> float:
+        try:
+            return self._bytes("VmHWM")
+        except OSError:
+            return math.nan
+
+    def _bytes(self, name: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
