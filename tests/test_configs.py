@@ -14,6 +14,16 @@ RECIPES = sorted(CONFIGS.rglob("recipe*.yaml"))
 STAGE_CONFIGS = sorted(set(CONFIGS.rglob("*.yaml")) - set(RECIPES))
 
 
+SUPERVISION = {
+    "CAMClassifier": "image_labels",
+    "PRMClassifier": "image_labels",
+    "IRNet": "seeds",
+    "AffinityNet": "seeds",
+    "SemanticSegmentor": "sem_seg",
+    "GeneralizedRCNN": "masks",
+}
+
+
 def _name(path):
     return str(path.relative_to(CONFIGS))
 
@@ -21,12 +31,11 @@ def _name(path):
 @pytest.mark.parametrize("path", STAGE_CONFIGS, ids=_name)
 def test_config_builds_its_model(path):
     options = ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.NUM_CLASSES", "20"]
+    options += ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "21"]
     cfg = load_config(str(path), [*options, "MODEL.CLASSIFIER.NUM_CLASSES", "20"])
     model = build_model(cfg)
     assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
-    assert (
-        "masks" if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" else "image_labels"
-    ) == cfg.DATASETS.SUPERVISION
+    assert SUPERVISION[cfg.MODEL.META_ARCHITECTURE] == cfg.DATASETS.SUPERVISION
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=_name)
@@ -56,3 +65,29 @@ def test_voc_mask_rcnn_is_the_published_recipe():
     assert (solver.BASE_LR, solver.IMS_PER_BATCH, solver.MAX_ITER) == (0.01, 4, 18000)
     assert (solver.STEPS, solver.WEIGHT_DECAY) == ((12000, 16000), 1e-4)
     assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN) == ((512,), 800)
+
+
+def test_irnet_and_affinitynet_on_voc_are_the_published_recipes():
+    def solver(path):
+        cfg = load_config(str(CONFIGS / "voc" / path), ["MODEL.CLASSIFIER.NUM_CLASSES", "20"])
+        s = cfg.SOLVER
+        return cfg, (s.BASE_LR, s.IMS_PER_BATCH, s.MAX_ITER, s.WEIGHT_DECAY, s.MOMENTUM)
+
+    images = 10582  # of train_aug
+    _, classifier = solver("irnet/classifier.yaml")
+    assert classifier == (0.1, 16, images // 16 * 5, 1e-4, 1e-4)
+    cfg, irnet = solver("irnet/irnet.yaml")
+    assert irnet == (0.1, 32, images // 32 * 3, 1e-4, 1e-4)
+    assert (cfg.SOLVER.HEAD_MULTIPLIER, cfg.SOLVER.DISPLACEMENT_MULTIPLIER) == (1, 10)
+    cfg, _ = solver("irnet/pseudo_labels.yaml")
+    walk, labels = cfg.PSEUDO_LABELS.WALK, cfg.PSEUDO_LABELS.IRNET
+    assert (cfg.MODEL.IRNET.RADIUS, walk.RADIUS, walk.BETA, walk.STEPS) == (10, 5, 10, 256)
+    assert (labels.BG_THRESHOLD, labels.NORMALIZATION) == (0.25, "image")
+    _, classifier = solver("affinitynet/classifier.yaml")
+    assert classifier == (0.1, 16, images // 16 * 15, 5e-4, 5e-4)
+    _, affinitynet = solver("affinitynet/affinitynet.yaml")
+    assert affinitynet == (0.1, 8, images // 8 * 8, 5e-4, 5e-4)
+    cfg, _ = solver("affinitynet/pseudo_labels.yaml")
+    walk = cfg.PSEUDO_LABELS.WALK
+    assert (walk.RADIUS, walk.BETA, walk.STEPS) == (5, 8, 256)
+    assert (cfg.PSEUDO_LABELS.AFFINITYNET.ALPHA, cfg.DENSE_CRF.BILATERAL_SXY) == (16, 80)

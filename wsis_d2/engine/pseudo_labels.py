@@ -1,4 +1,7 @@
-"""Run a label generator over a dataset and export COCO JSON, on one process or many."""
+"""Run a label generator over a dataset and export COCO JSON and semantic label maps.
+
+On one process or many, with the same result.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,22 @@ from contextlib import contextmanager
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
-from detectron2.evaluation import inference_on_dataset
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
 
 from .. import __version__
 from ..data import ImageLabelMapper, check_image_level_dataset, ground_truth_json
 from ..errors import UserError
-from ..evaluation import PseudoLabelWriter, evaluate_mask_files, flatten_instance_metrics
+from ..evaluation import (
+    PseudoLabelWriter,
+    SemSegLabelWriter,
+    evaluate_mask_files,
+    flatten_instance_metrics,
+)
 from ..labeling import build_label_generator, label_dataset_name
 from .checkpoint import WSISCheckpointer, file_sha256
 from .cli import one_sentence
+from .label_folder import LabelFolder
 from .trainer import dataset_dicts
 
 logger = logging.getLogger(__name__)
@@ -29,6 +38,8 @@ logger = logging.getLogger(__name__)
 #: Config sections that decide what the labels are; the rest (output folders, solver, workers) may
 #: differ between two runs that give the same labels.
 LABEL_SECTIONS = ("INPUT", "MODEL", "PROPOSALS", "PSEUDO_LABELS")
+#: The same of generators that start from CAMs.
+CAM_LABEL_SECTIONS = ("INPUT", "MODEL", "CAM", "DENSE_CRF", "PSEUDO_LABELS")
 
 
 def sem_seg_folder(output_file: str) -> str:
@@ -39,6 +50,8 @@ def sem_seg_folder(output_file: str) -> str:
 def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> dict:
     """Label the images of one dataset and write ``output_file``.
 
+    A generator that gives semantic labels too has their maps (PNG) in :func:`sem_seg_folder`.
+
     Every process of the job calls this; the main one writes. Finished images are kept beside the
     output until it is complete, so that a killed run goes on with ``resume``.
 
@@ -48,8 +61,9 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
         resume: Go on after a kill, where weights, config and dataset are still the same.
 
     Returns:
-        ``{"pseudo_labels": {"AP25": ..., "ABO": ..., ...}}`` in percent, {} where the dataset has
-        no ground truth; on the main process.
+        ``{"pseudo_labels": {"AP25": ..., "ABO": ..., ...}}`` in percent, and where there are
+        semantic labels ``{"pseudo_sem_seg": {"mIoU": ..., ...}}``; {} where the dataset has no
+        ground truth; on the main process.
 
     Raises:
         UserError: See :mod:`wsis_d2.engine.checkpoint` and :mod:`wsis_d2.data`.
@@ -59,19 +73,26 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
     classes = list(MetadataCatalog.get(name).thing_classes)
     check_image_level_dataset(dataset, classes)
     generator = load_label_generator(cfg, classes)
-    info = label_info(cfg, name)
-    writer = PseudoLabelWriter(
-        name,
-        output_file,
-        info,
-        partial_dir=output_file + ".partial",
-        fingerprint=json.dumps([info, _relative_to_root(dataset, name)], sort_keys=True),
-        resume=resume,
-    )
-    finished = writer.finished_image_ids()
+    info = label_info(cfg, name, generator)
+    settings = [info, _relative_to_root(dataset, name)]
+    writers = [
+        PseudoLabelWriter(
+            name,
+            output_file,
+            info,
+            partial_dir=output_file + ".partial",
+            fingerprint=json.dumps(settings, sort_keys=True),
+            resume=resume,
+        )
+    ]
+    if generator.gives_label_maps:
+        folder = sem_seg_folder(output_file)
+        writers.append(SemSegLabelWriter(name, folder, info, resume=resume))
+    finished = set.intersection(*[writer.finished_image_ids() for writer in writers])
     todo = [d for d in dataset if d["image_id"] not in finished]
     if finished:
         logger.info(f"{len(finished)} of {len(dataset)} images are labelled already")
+    evaluator = DatasetEvaluators(writers)
     start = time.perf_counter()
     if todo:
         loader = build_detection_test_loader(
@@ -81,23 +102,24 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
         )
         try:
             with _one_thread_on_cpu():
-                inference_on_dataset(generator, loader, writer)
+                results = inference_on_dataset(generator, loader, evaluator)
         except UserError as error:
             raise UserError(
                 f"{one_sentence(error)}; then run again with --resume: finished images are kept"
             ) from error
     else:
-        writer.evaluate()
+        results = evaluator.evaluate()
     comm.synchronize()
     if not comm.is_main_process():
         return {}
     seconds = time.perf_counter() - start
     logger.info(f"Labelled {len(todo)} images in {seconds:.0f} s: {output_file}")
+    metrics = {key: value for key, value in results.items() if key == "pseudo_sem_seg"}
     gt_json = ground_truth_json(name)
     if not gt_json:
-        return {}
+        return metrics
     settings = cfg.TEST.INSTANCE_MASKS
-    metrics, table = evaluate_mask_files(
+    instance_metrics, table = evaluate_mask_files(
         gt_json,
         output_file,
         iou_thresholds=settings.IOU_THRESHOLDS,
@@ -106,7 +128,7 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
     logger.info(f"Pseudo labels of '{name}' against its true masks (%):\n{table}")
     ids = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
     names = {dataset_id: classes[i] for dataset_id, i in ids.items()}
-    return {"pseudo_labels": flatten_instance_metrics(metrics, names)}
+    return {"pseudo_labels": flatten_instance_metrics(instance_metrics, names), **metrics}
 
 
 def _relative_to_root(dataset: list[dict], name: str) -> list[dict]:
@@ -122,7 +144,7 @@ def load_label_generator(cfg: CfgNode, classes: Sequence[str]) -> torch.nn.Modul
         UserError: No weights, or weights of other classes or of another method.
     """
     if not cfg.MODEL.WEIGHTS:
-        raise UserError("MODEL.WEIGHTS is empty: name the checkpoint of the trained classifier")
+        raise UserError("MODEL.WEIGHTS is empty: name the checkpoint of the trained network")
     generator = build_label_generator(cfg)
     WSISCheckpointer(
         generator.network,
@@ -147,13 +169,19 @@ def _one_thread_on_cpu() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def label_info(cfg: CfgNode, dataset_name: str) -> dict:
+def label_info(cfg: CfgNode, dataset_name: str, generator: torch.nn.Module) -> dict:
     """The ``info`` block: how the labels were made. No dates, paths or counts of processes."""
-    sections = {key: cfg[key] for key in LABEL_SECTIONS}
+    from_cams = hasattr(generator, "cams")
+    sections = {key: cfg[key] for key in (CAM_LABEL_SECTIONS if from_cams else LABEL_SECTIONS)}
     settings = json.loads(json.dumps(sections, default=list))
-    for section, key in (("MODEL", "WEIGHTS"), ("MODEL", "DEVICE"), ("PROPOSALS", "PATH")):
-        settings[section].pop(key)
-    return {
+    for section, key in (
+        ("MODEL", "WEIGHTS"),
+        ("MODEL", "DEVICE"),
+        ("PROPOSALS", "PATH"),
+        ("CAM", "PATH"),
+    ):
+        settings.get(section, {}).pop(key, None)
+    info = {
         "description": f"Pseudo labels of {dataset_name} from image-level labels",
         "generator": cfg.PSEUDO_LABELS.GENERATOR,
         "version": f"wsis_d2 {__version__}",
@@ -161,3 +189,6 @@ def label_info(cfg: CfgNode, dataset_name: str) -> dict:
         "seed": cfg.SEED,
         "config": settings,
     }
+    if from_cams:
+        info["cams"] = LabelFolder(cfg.CAM.PATH, ".npz", dataset_name, "CAM.PATH").fingerprint()
+    return info
