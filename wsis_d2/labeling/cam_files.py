@@ -89,20 +89,20 @@ def full_size_cam(cam: Tensor, image_size: tuple[int, int], stride: int = 4) -> 
 
     Args:
         cam: (C, h, w), at least 0, of a grid of cells of ``stride`` x ``stride`` pixels.
-        image_size: (H, W) of the image, at most (h * stride, w * stride).
+        image_size: (H, W) of the image.
         stride: side of a cell in pixels.
 
     Returns:
         (C, H, W) in [0, 1], bilinearly interpolated.
 
     Raises:
-        ValueError: the image is larger than the grid.
+        ValueError: the grid is not that of such an image, h = (H - 1) // stride + 1 and w likewise.
     """
     height, width = image_size
-    if height > cam.shape[1] * stride or width > cam.shape[2] * stride:
+    if cam.shape[1:] != ((height - 1) // stride + 1, (width - 1) // stride + 1):
         raise ValueError(
-            f"an image of {image_size} has more than {tuple(cam.shape[1:])} cells of {stride} x "
-            f"{stride} pixels"
+            f"maps of size {tuple(cam.shape[1:])} and stride {stride} are not those of an image of "
+            f"{height} x {width} pixels"
         )
     full = F.interpolate(cam[None], scale_factor=stride, mode="bilinear", align_corners=False)[
         0, :, :height, :width
