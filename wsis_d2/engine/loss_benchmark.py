@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
@@ -19,11 +20,13 @@ from .benchmark import compare
 LOSSES = ("loss_bg_pos", "loss_fg_pos", "loss_neg", "loss_dp_fg", "loss_dp_bg", "total")
 
 
-def loss_benchmarks(device: str = "cpu", size: int = 128, radius: int = 10, batch: int = 2):
+def loss_benchmarks(
+    device: str = "cpu", size: int = 128, radius: int = 10, batch: int = 2
+) -> list[dict]:
     """Forward and backward pass of the losses; the defaults are the published training's maps.
 
     Returns:
-        list[dict] as :func:`~wsis_d2.engine.run_benchmarks` gives, and ``peak_mb`` and
+        What :func:`~wsis_d2.engine.run_benchmarks` gives, with ``peak_mb`` and
         ``baseline_peak_mb``: megabytes at the peak, beyond those of the inputs (NaN where the
         system does not tell).
     """
@@ -159,18 +162,16 @@ class _ProcessMemory:
     """Resident memory, as Linux counts it."""
 
     def reset(self) -> float:
-        try:
+        with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            return math.nan
         return self._bytes("VmRSS")
 
     def peak(self) -> float:
-        try:
-            return self._bytes("VmHWM")
-        except OSError:
-            return math.nan
+        return self._bytes("VmHWM")
 
     def _bytes(self, name: str) -> float:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        status = Path("/proc/self/status")
+        if not status.exists():
+            return math.nan
+        lines = status.read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
