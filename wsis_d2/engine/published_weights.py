@@ -80,12 +80,13 @@ def convert_checkpoint(
     check_writable(output_file)
     weights = _read(input_file)
     kind = meta_architecture(weights, input_file)
+    if ("resnet50.conv1.weight" in weights) == (to == "irn"):
+        raise UserError(f"'{input_file}' has the layout {to!r} already: choose the other one")
     try:
         converted = from_published(weights) if to == "wsis_d2" else to_published(weights)
     except ValueError as error:
         raise UserError(
-            f"'{input_file}' looks like a {kind} but cannot be converted to the layout {to!r}: "
-            f"{error}"
+            f"'{input_file}' looks like a {kind}, but {error}: it is of another network"
         ) from error
     num_outputs = len(weights["classifier.weight"]) if "classifier.weight" in weights else None
     if classes and num_outputs not in (None, len(classes)):
@@ -149,9 +150,7 @@ def to_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, channels in (("stem.conv1", 64), ("res2.0.conv3", 256)):
         found = len(weights[f"backbone.{name}.weight"])
         if found != channels:
-            raise ValueError(
-                f"its backbone has {found} channels in {name}, the published one {channels}"
-            )
+            raise ValueError(f"its backbone has {found} channels in {name} instead of {channels}")
     published = {}
     for theirs, ours in names.items():
         for alias in _aliases(kind, theirs):
@@ -164,14 +163,14 @@ def to_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _check(expected: Iterable[str], found: Mapping[str, Tensor], known: set[str]) -> None:
     missing = [name for name in expected if name not in found]
     if missing:
-        raise ValueError(f"{len(missing)} weights are missing, the first is '{missing[0]}'")
+        raise ValueError(f"lacks {len(missing)} weights, the first of them '{missing[0]}'")
     unknown = [
         name
         for name in found
         if name not in known and not name.endswith(_COUNTER) and not name.startswith(_TABLES)
     ]
     if unknown:
-        raise ValueError(f"{len(unknown)} weights are unknown, the first is '{unknown[0]}'")
+        raise ValueError(f"has {len(unknown)} weights too many, the first of them '{unknown[0]}'")
 
 
 def _names(kind: str) -> dict[str, str]:
