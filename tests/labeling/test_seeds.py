@@ -76,8 +76,8 @@ def test_the_crf_brings_seeds_to_the_edges(method):
     assert mistakes(refined) <= mistakes(plain)
     assert (refined == 7).sum() > 100
     # A ring of the dark ground has a CAM above the low threshold: the colors say background.
-    assert (plain[~inside] == 255).mean() > 0.1
-    assert (refined[~inside] == 0).mean() > 0.99
+    assert (plain[~inside] == 255).mean() > 0.05
+    assert (refined[~inside] == 0).mean() > 0.98
 
 
 def test_a_pixel_is_background_only_where_both_runs_say_so():

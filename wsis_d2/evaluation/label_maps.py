@@ -36,13 +36,11 @@ def confusion_matrix(
         raise ValueError(f"maps of sizes {prediction.shape} and {truth.shape} cannot be compared")
     counts = truth != ignore
     prediction, truth = prediction[counts].astype(np.int64), truth[counts].astype(np.int64)
-    prediction[prediction == _UNKNOWN] = num_labels
-    for what, labels, bound in (
-        ("predicted", prediction, num_labels),
-        ("true", truth, num_labels - 1),
-    ):
-        if labels.size and not 0 <= labels.min() <= labels.max() <= bound:
+    known = prediction != _UNKNOWN
+    for what, labels in (("predicted", prediction[known]), ("true", truth)):
+        if labels.size and not 0 <= labels.min() <= labels.max() < num_labels:
             raise ValueError(f"a {what} label is not in 0 .. {num_labels - 1}")
+    prediction[~known] = num_labels
     size = (num_labels, num_labels + 1)
     pairs = np.ravel_multi_index((truth, prediction), size)
     return np.bincount(pairs, minlength=size[0] * size[1]).reshape(size)
