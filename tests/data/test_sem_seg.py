@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as utils
@@ -199,9 +200,10 @@ def test_no_label_map_is_read_at_test_time(tmp_path):
     height=st.integers(8, 40),
     width=st.integers(8, 40),
     crop=st.sampled_from([None, (6, 6), (30, 20)]),
+    stride=st.sampled_from([1, 4]),
     seed=st.integers(0, 2**31),
 )
-def test_image_and_labels_stay_together(tmp_path_factory, height, width, crop, seed):
+def test_image_and_labels_stay_together(tmp_path_factory, height, width, crop, stride, seed):
     folder = tmp_path_factory.mktemp("pair")
     labels = np.random.default_rng(seed).integers(0, 6, (height, width)).astype(np.uint8)
     cfg = get_cfg()
@@ -209,15 +211,21 @@ def test_image_and_labels_stay_together(tmp_path_factory, height, width, crop, s
     # No resizing: interpolated colours have no label.
     cfg.INPUT.MIN_SIZE_TRAIN = (0,)
     cfg.INPUT.FORMAT = "RGB"
+    cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE = stride
     cfg.INPUT.CROP.ENABLED = crop is not None
     if crop:
         cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = "absolute", list(crop)
     np.random.seed(seed)  # noqa: NPY002  (Detectron2 draws from it)
     output = SemSegMapper(cfg, is_train=True)(image_pair(folder, labels))
-    assert output["image"].shape[1:] == output["sem_seg"].shape
-    if crop:
-        assert tuple(output["sem_seg"].shape) == (min(height, crop[0]), min(width, crop[1]))
-    assert (output["image"][0] == 10 * output["sem_seg"]).all()
+    image, label_map = output["image"], output["sem_seg"]
+    height, width = (min(height, crop[0]), min(width, crop[1])) if crop else (height, width)
+    padded = (-(-height // stride) * stride, -(-width // stride) * stride)
+    assert image.shape[1:] == label_map.shape == padded
+    inside = np.zeros(padded, bool)
+    inside[:height, :width] = True
+    assert (image[0] == 10 * label_map)[inside].all()
+    assert (label_map[~inside] == 255).all()
+    assert (image[:, ~inside] == torch.tensor(cfg.MODEL.PIXEL_MEAN).round()[:, None]).all()
 
 
 def test_resized_labels_are_labels(cfg, tmp_path):

@@ -5,14 +5,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
+from PIL import Image
 from torch import nn
 
-from wsis_d2.data import register_builtin_datasets
-from wsis_d2.data.label_maps import read_label_map
+from wsis_d2.data import SemSegMapper, register_builtin_datasets
+from wsis_d2.data.label_maps import read_label_map, write_label_map
 from wsis_d2.engine import load_config
 from wsis_d2.engine.trainer import Trainer, class_names
 
@@ -75,6 +77,28 @@ def test_number_of_classes_is_that_of_the_source(datasets_root, tmp_path, config
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 6
     assert class_names(cfg) == CLASSES
     assert class_names(cfg) == MetadataCatalog.get(cfg.DATASETS.TEST[0]).stuff_classes
+
+
+@pytest.mark.parametrize("config", [FPN, pytest.param(DEEPLAB, marks=needs_deeplab)])
+def test_images_of_any_size(tmp_path, config):
+    cfg = load_config(
+        str(CONFIGS / config), ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "6", "MODEL.DEVICE", "cpu"]
+    )
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (0,), 0
+    records = []
+    for i, (height, width) in enumerate([(65, 83), (70, 79)]):
+        record = {"image_id": i, "height": height, "width": width}
+        record["file_name"] = str(tmp_path / f"{i}.jpg")
+        record["sem_seg_file_name"] = str(tmp_path / f"{i}.png")
+        Image.new("RGB", (width, height), "red").save(record["file_name"])
+        write_label_map(record["sem_seg_file_name"], np.full((height, width), i, np.uint8))
+        records.append(record)
+    model = Trainer.build_model(cfg)
+    (loss,) = model([SemSegMapper(cfg, is_train=True)(r) for r in records]).values()
+    assert loss.isfinite()
+    model.eval()
+    outputs = model([SemSegMapper(cfg, is_train=False)(r) for r in records])
+    assert [tuple(o["sem_seg"].shape) for o in outputs] == [(6, 65, 83), (6, 70, 79)]
 
 
 class _Oracle(nn.Module):

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from wsis_d2.errors import UserError
 from wsis_d2.files import label_file
 
+from .augmentation import ColorPadTransform
 from .catalog import did_you_mean, replace_dataset
 from .image_files import IMAGE_ERRORS, unreadable_image
 from .label_maps import UNKNOWN, read_label_map, semantic_truth, write_label_map
@@ -156,11 +157,33 @@ def _cache_folder(gt_json: str, class_names: Sequence[str]) -> str:
     return os.path.join(get_cache_dir(), "wsis_d2", "label_maps", f"{stem}-{digest}")
 
 
+class PadToMultiple(T.Augmentation):
+    """Pad at the right and the bottom, so that both sides are multiples of a stride.
+
+    Detectron2's heads compare the labels with scores that are upsampled by a whole stride.
+    """
+
+    def __init__(self, stride: int, color: Sequence[float]):
+        """
+        Args:
+            stride: in pixels.
+            color: color of the padding, in the channel order of the image; labels there are 255.
+        """
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """The transform for an ``(H, W, C)`` image."""
+        bottom, right = (-length % self.stride for length in image.shape[:2])
+        return ColorPadTransform(0, 0, right, bottom, self.color)
+
+
 class SemSegMapper:
     """From a dataset dict with a label map to the input of a semantic segmentation model.
 
     The stock augmentations; a crop (INPUT.CROP) comes after resizing, as in Detectron2's DeepLab,
-    so that an absolute size is that of the model's input.
+    so that an absolute size is that of the model's input. In training the sides are then padded to
+    multiples of MODEL.SEM_SEG_HEAD.COMMON_STRIDE.
     """
 
     @configurable
@@ -200,6 +223,9 @@ class SemSegMapper:
                     cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
                 ),
             )
+        if is_train:
+            stride = cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE
+            augmentations.append(PadToMultiple(stride, cfg.MODEL.PIXEL_MEAN))
         return {
             "is_train": is_train,
             "augmentations": augmentations,
