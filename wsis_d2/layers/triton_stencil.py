@@ -1,4 +1,4 @@
-"""Products with a symmetric stencil matrix on a GPU: one kernel each, written in Triton."""
+"""Steps of a random walk on a GPU: one kernel each, written in Triton."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from .stencil import Stencil
 __all__ = ["TritonStencil"]
 
 _PIXELS_PER_PROGRAM = 128
-_CHANNELS_PER_PROGRAM = 4
+_MAPS_PER_PROGRAM = 4
 
 
 class TritonStencil(Stencil):
-    """All pairs in one kernel: each weight is read once for several channels, from both its ends.
+    """All neighbours in one kernel; each affinity that it reads serves several of the K maps.
 
-    Vectors are (K, N): a warp reads neighbouring pixels. Sums run in float32, or in float64 where
-    that is the dtype.
+    u is (K, N): the threads of a warp read neighbouring pixels. Sums run in the dtype of u.
     """
 
     def __init__(self, affinity: PairAffinity):
         super().__init__(affinity)
-        self.device_shifts = torch.tensor(
-            self.shifts, dtype=torch.int32, device=self.weights.device
+        self.shifts_on_device = torch.tensor(
+            self.shifts, dtype=torch.int32, device=affinity.values.device
         )
 
     def product(self, u: Tensor) -> Tensor:
@@ -36,25 +35,25 @@ class TritonStencil(Stencil):
         return self._launch(u, v, v, 2.0, -1.0)
 
     def _launch(self, u: Tensor, v: Tensor, out: Tensor, alpha: float, beta: float) -> Tensor:
-        num_channels, num_pixels = u.shape
+        num_maps, num_pixels = u.shape
         grid = (
             triton.cdiv(num_pixels, _PIXELS_PER_PROGRAM),
-            triton.cdiv(num_channels, _CHANNELS_PER_PROGRAM),
+            triton.cdiv(num_maps, _MAPS_PER_PROGRAM),
         )
         _stencil_kernel[grid](
             u,
             v,
             out,
             self.weights,
-            self.diagonal,
-            self.device_shifts,
-            num_channels,
+            self.inverse_degrees,
+            self.shifts_on_device,
+            num_maps,
             num_pixels,
             len(self.shifts),
             alpha,
             beta,
             PIXELS=_PIXELS_PER_PROGRAM,
-            CHANNELS=_CHANNELS_PER_PROGRAM,
+            MAPS=_MAPS_PER_PROGRAM,
         )
         return out
 
@@ -63,27 +62,26 @@ class TritonStencil(Stencil):
 def _stencil_kernel(
     u_ptr,  # (K, N)
     v_ptr,  # (K, N)
-    out_ptr,  # (K, N): alpha * S u + beta * v; may be v
+    out_ptr,  # (K, N): alpha * u A D^-1 + beta * v; may be v
     weights_ptr,  # (D, N)
-    diagonal_ptr,  # (N,)
+    inverse_degrees_ptr,  # (N,)
     shifts_ptr,  # (D,) int32, positive
-    num_channels,
+    num_maps,
     num_pixels,
     num_pairs,
     alpha,
     beta,
     PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
+    MAPS: tl.constexpr,
 ):
     pixels = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    channels = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    maps = tl.program_id(1) * MAPS + tl.arange(0, MAPS)
     inside = pixels < num_pixels
-    real = (channels < num_channels)[:, None]
-    rows = channels[:, None].to(tl.int64) * num_pixels
+    real = (maps < num_maps)[:, None]
+    rows = maps[:, None].to(tl.int64) * num_pixels
 
     here = rows + pixels[None, :]
-    center = tl.load(u_ptr + here, mask=real & inside[None, :], other=0.0)
-    total = center * tl.load(diagonal_ptr + pixels, mask=inside, other=0.0)[None, :]
+    total = tl.load(u_ptr + here, mask=real & inside[None, :], other=0.0)
     for pair in range(num_pairs):
         shift = tl.load(shifts_ptr + pair)
         weights = weights_ptr + pair * num_pixels
@@ -96,5 +94,6 @@ def _stencil_kernel(
             u_ptr + rows + before[None, :], mask=real & has_before[None, :], other=0.0
         )
         total += weight_after[None, :] * u_after + weight_before[None, :] * u_before
+    total *= tl.load(inverse_degrees_ptr + pixels, mask=inside, other=0.0)[None, :]
     v = tl.load(v_ptr + here, mask=real & inside[None, :], other=0.0)
     tl.store(out_ptr + here, alpha * total + beta * v, mask=real & inside[None, :])
