@@ -23,8 +23,9 @@ def walk_benchmarks(device: str = "cpu") -> list[dict]:
 
     Returns:
         One dict each with ``name`` and ``seconds``; beside the dense walk also
-        ``baseline_seconds``, ``speedup``, ``max_difference`` and ``relative_error`` (this difference
-        over the largest result); else ``peak_megabytes``, what affinity and walk take at most.
+        ``baseline_seconds``, ``speedup``, ``max_difference`` and ``relative_error``: this
+        difference over the largest result; else ``peak_megabytes``: what affinity and walk take at
+        most.
     """
     # On a CPU, the dense walk takes the larger map hours.
     compared = (125, 94) if torch.device(device).type == "cuda" else (64, 80)

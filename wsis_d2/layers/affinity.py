@@ -105,13 +105,13 @@ def boundary_affinity(boundary: Tensor | np.ndarray, radius: int) -> PairAffinit
     offsets = half_disk(radius)
     values = boundary.new_zeros((len(offsets), *boundary.shape))
     height, width = boundary.shape
-    for (dy, dx), value in zip(offsets, values):
+    for i, (dy, dx) in enumerate(offsets):
         (_, rows, columns), _ = pair_ends(dy, dx, height, width)
         on_path = (
             boundary[rows.start + y : rows.stop + y, columns.start + x : columns.stop + x]
             for y, x in path_pixels(dy, dx)
         )
-        value[rows, columns] = 1 - functools.reduce(torch.maximum, on_path)
+        values[i, rows, columns] = 1 - functools.reduce(torch.maximum, on_path)
     return PairAffinity(torch.tensor(offsets), values)
 
 
@@ -133,10 +133,10 @@ def feature_affinity(features: Tensor | np.ndarray, radius: int) -> PairAffinity
         raise ValueError(f"features are (C, H, W), got {tuple(features.shape)}")
     offsets = half_disk(radius)
     values = features.new_zeros((len(offsets), *features.shape[1:]))
-    for (dy, dx), value in zip(offsets, values):
+    for i, (dy, dx) in enumerate(offsets):
         start, end = pair_ends(dy, dx, *features.shape[1:])
         distance = (features[start] - features[end]).abs().mean(0)
-        value[start] = distance.neg().exp()
+        values[i][start] = distance.neg().exp()
     return PairAffinity(torch.tensor(offsets), values)
 
 

@@ -128,15 +128,22 @@ def _walk(
         # A GPU likes one large kernel; a CPU does not like the padding.
         if device.type == "cpu" or len(pairs) == 1:
             return [_stencil_walk(x, a.pow(beta), num_steps, coefficients) for x, a in pairs]
-        heights = [x.shape[1] for x, _ in pairs]
-        num_maps, width = (max(x.shape[i] for x, _ in pairs) for i in (0, 2))
-        tall = torch.cat(
-            [F.pad(x, (0, width - x.shape[2], 0, 0, 0, num_maps - len(x))) for x, _ in pairs],
-            dim=1,
-        )
-        affinity = stack_affinities([a for _, a in pairs]).pow(beta)
-        results = _stencil_walk(tall, affinity, num_steps, coefficients).split(heights, dim=1)
-        return [r[: len(x), :, : x.shape[2]] for r, (x, _) in zip(results, pairs)]
+        tall, affinity = _stack(pairs)
+        results = _stencil_walk(tall, affinity.pow(beta), num_steps, coefficients)
+        return _unstack(results, pairs)
+
+
+def _stack(pairs: list[tuple[Tensor, PairAffinity]]) -> tuple[Tensor, PairAffinity]:
+    """All maps as one tall map: below each other, with as many channels and columns as any."""
+    num_maps, width = (max(x.shape[i] for x, _ in pairs) for i in (0, 2))
+    padded = [F.pad(x, (0, width - x.shape[2], 0, 0, 0, num_maps - len(x))) for x, _ in pairs]
+    return torch.cat(padded, dim=1), stack_affinities([affinity for _, affinity in pairs])
+
+
+def _unstack(tall: Tensor, pairs: list[tuple[Tensor, PairAffinity]]) -> list[Tensor]:
+    """The maps of :func:`_stack` again, from results on the tall map."""
+    parts = tall.split([x.shape[1] for x, _ in pairs], dim=1)
+    return [part[: len(x), :, : x.shape[2]] for part, (x, _) in zip(parts, pairs)]
 
 
 def _matching(x: Tensor | np.ndarray, affinity: PairAffinity) -> tuple[Tensor, PairAffinity]:

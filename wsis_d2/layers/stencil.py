@@ -7,6 +7,7 @@ Where a shift runs over the side of the map into another row, the affinity is 0.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,8 @@ class Stencil:
 
     def __init__(self, affinity: PairAffinity):
         self.shape = affinity.shape
-        self.shifts = (affinity.offsets @ torch.tensor([self.shape[1], 1])).tolist()
-        self.weights = affinity.values.flatten(1)
+        shifts, self.weights = _flat_pairs(affinity)
+        self.shifts = shifts.tolist()
         # In float64: hundreds of steps turn a float32 sum's error into a bias.
         degrees = affinity.to(torch.float64).degrees()
         self.inverse_degrees = degrees.reciprocal().flatten().to(self.weights.dtype)
@@ -61,28 +62,31 @@ class SparseStencil(Stencil):
     """
 
     def __init__(self, affinity: PairAffinity):
-        self.shape = height, width = affinity.shape
-        num_pixels, num_pairs = height * width, len(affinity.offsets)
-        shifts = affinity.offsets @ torch.tensor([width, 1])
+        self.shape = affinity.shape
+        shifts, weights = _flat_pairs(affinity)
+        num_pairs, num_pixels = weights.shape
         # The row of a pixel: neighbours before it, itself, neighbours after it.
-        entries = affinity.values.new_zeros((num_pixels, 2 * num_pairs + 1))
+        entries = weights.new_zeros((num_pixels, 2 * num_pairs + 1))
         entries[:, num_pairs] = 1
-        for i, (shift, value) in enumerate(zip(shifts.tolist(), affinity.values.flatten(1)), 1):
-            entries[:, num_pairs + i] = value
-            entries[shift:, num_pairs - i] = value[:-shift]
+        for i, (shift, weight) in enumerate(zip(shifts.tolist(), weights), start=1):
+            entries[:, num_pairs + i] = weight
+            entries[shift:, num_pairs - i] = weight[:-shift]
         degrees = entries.sum(1, keepdim=True, dtype=torch.float64)
         entries *= degrees.reciprocal().to(entries.dtype)
         # Smaller ones would only multiply to denormal numbers, which are slow.
         F.threshold_(entries, torch.finfo(entries.dtype).tiny ** (1 / 3), 0)
         pixels = torch.arange(num_pixels, dtype=torch.int32)[:, None]
         columns = pixels + torch.cat([-shifts.flip(0), shifts.new_zeros(1), shifts]).int()
-        self.matrix = torch.sparse_csr_tensor(
-            torch.arange(0, entries.numel() + 1, entries.shape[1], dtype=torch.int32),
-            # Entries that stand for no pixel are 0 and may have any column.
-            columns.clamp_(0, num_pixels - 1).flatten(),
-            entries.flatten(),
-            (num_pixels, num_pixels),
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+            self.matrix = torch.sparse_csr_tensor(
+                torch.arange(0, entries.numel() + 1, entries.shape[1], dtype=torch.int32),
+                # Entries that stand for no pixel are 0 and may have any column.
+                columns.clamp_(0, num_pixels - 1).flatten(),
+                entries.flatten(),
+                (num_pixels, num_pixels),
+                check_invariants=False,
+            )
 
     def pack(self, x: Tensor) -> Tensor:
         # Rows of 4, 8, 12 .. numbers are the quickest: 12 take less time than 10.
@@ -97,6 +101,14 @@ class SparseStencil(Stencil):
 
     def recur(self, u: Tensor, v: Tensor) -> Tensor:
         return torch.addmm(v, self.matrix, u, beta=-1, alpha=2, out=v)
+
+
+def _flat_pairs(affinity: PairAffinity) -> tuple[Tensor, Tensor]:
+    """Shifts (D,), 0 < shift < N, and affinities (D, N), of the offsets that fit into the map."""
+    height, width = affinity.shape
+    dy, dx = affinity.offsets.unbind(1)
+    fits = (dy < height) & (dx.abs() < width)
+    return (dy * width + dx)[fits], affinity.values.flatten(1)[fits]
 
 
 def walk_stencil(affinity: PairAffinity) -> Stencil:
