@@ -40,21 +40,22 @@ class TritonStencil(Stencil):
             triton.cdiv(num_pixels, _PIXELS_PER_PROGRAM),
             triton.cdiv(num_maps, _MAPS_PER_PROGRAM),
         )
-        _stencil_kernel[grid](
-            u,
-            v,
-            out,
-            self.weights,
-            self.inverse_degrees,
-            self.shifts_on_device,
-            num_maps,
-            num_pixels,
-            len(self.shifts),
-            alpha,
-            beta,
-            PIXELS=_PIXELS_PER_PROGRAM,
-            MAPS=_MAPS_PER_PROGRAM,
-        )
+        with torch.cuda.device_of(u):
+            _stencil_kernel[grid](
+                u,
+                v,
+                out,
+                self.weights,
+                self.inverse_degrees,
+                self.shifts_on_device,
+                num_maps,
+                num_pixels,
+                len(self.shifts),
+                alpha,
+                beta,
+                PIXELS=_PIXELS_PER_PROGRAM,
+                MAPS=_MAPS_PER_PROGRAM,
+            )
         return out
 
 
