@@ -6,7 +6,8 @@ import multiprocessing
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +15,15 @@ from torch import Tensor
 
 from ..layers import boundary_affinity, random_walk
 
-#: Runs after the first; the median is reported. The dense walk, minutes long, runs once.
+#: Runs after the first; the median is reported. The dense walk, slow as it is, runs once.
 NUM_RUNS = 9
 
 
 def walk_benchmarks(device: str = "cpu") -> list[dict]:
     """The walk of IRNet (radius 5, beta 10, 256 steps), 10 maps at stride 4, 4 at stride 1.
+
+    On a CPU both methods run on one thread, as label generation does: a walk is many short
+    products, and on a busy machine more threads spend their time waiting for each other.
 
     Returns:
         One dict each with ``name`` and ``seconds``; beside the dense walk also
@@ -27,7 +31,7 @@ def walk_benchmarks(device: str = "cpu") -> list[dict]:
         difference over the largest result; else ``peak_megabytes``: what affinity and walk take at
         most.
     """
-    # On a CPU, the dense walk takes the larger map hours.
+    # On a CPU, the dense walk on the larger map takes minutes and gigabytes.
     compared = (125, 94) if torch.device(device).type == "cuda" else (64, 80)
     return [
         walk_against_dense(device, 10, *compared),
@@ -40,8 +44,9 @@ def walk_against_dense(device: str, num_maps: int, height: int, width: int) -> d
     """Both methods of :func:`random_walk` on the same affinity."""
     x, boundary = _problem(device, num_maps, height, width)
     affinity = boundary_affinity(boundary, radius=5)
-    result, seconds = _timed(lambda: random_walk(x, affinity), device, NUM_RUNS)
-    dense, dense_seconds = _timed(lambda: random_walk(x, affinity, method="dense"), device, 0)
+    with _one_thread():
+        result, seconds = _timed(lambda: random_walk(x, affinity), device, NUM_RUNS)
+        dense, dense_seconds = _timed(lambda: random_walk(x, affinity, method="dense"), device, 0)
     difference = (result - dense).abs().max().item()
     return {
         "name": f"random walk, {num_maps} maps, {height} x {width}, {device}",
@@ -70,6 +75,7 @@ def _measure_alone(device: str, num_maps: int, height: int, width: int) -> tuple
     def walk(x: Tensor, boundary: Tensor) -> Tensor:
         return random_walk(x, boundary_affinity(boundary, radius=5))
 
+    torch.set_num_threads(1)
     # Libraries that load at their first use are no part of it.
     walk(*_problem(device, num_maps, 8, 8))
     x, boundary = _problem(device, num_maps, height, width)
@@ -78,6 +84,16 @@ def _measure_alone(device: str, num_maps: int, height: int, width: int) -> tuple
     peak = _peak_memory(device) - before
     _, seconds = _timed(lambda: walk(x, boundary), device, NUM_RUNS)
     return seconds, peak
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _problem(device: str, num_maps: int, height: int, width: int) -> tuple[Tensor, Tensor]:
