@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -122,12 +122,20 @@ def _memory_in_use(device: str) -> int:
     """Bytes that this process has now."""
     if torch.device(device).type == "cuda":
         return torch.cuda.memory_allocated()
-    with open("/proc/self/statm") as f:
-        return int(f.read().split()[1]) * resource.getpagesize()
+    return _process_status("VmRSS")
 
 
 def _peak_memory(device: str) -> int:
     """Bytes that this process had at most."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # resource.getrusage would count what the parent had when it started this process.
+    return _process_status("VmHWM")
+
+
+def _process_status(key: str) -> int:
+    """Bytes that Linux gives for this process under ``key``."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    raise KeyError(key)
