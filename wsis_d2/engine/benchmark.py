@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-
 import torch
 
 from ..layers import find_peaks, peak_response_maps
 from ..modeling import PRMClassifier
+from .loss_benchmark import loss_benchmarks
 from .setup import load_config
+from .timing import compare
 from .trainer import Trainer
-
-#: Pairs of runs after one warm-up of each; the median ratio is reported.
-NUM_PAIRS = 3
+from .walk_benchmark import walk_benchmarks
 
 
 def run_benchmarks(device: str = "cpu") -> list[dict]:
     """All benchmarks.
 
     Returns:
-        One dict each: ``name``, ``seconds`` and ``baseline_seconds`` (medians), ``speedup`` (median
-        of the pairwise ratios), ``max_difference`` (largest difference of the results).
+        One dict each: ``name``, ``seconds``, and where something plain stands beside it
+        ``baseline_seconds``, ``speedup`` (the ratio) and ``max_difference`` (largest difference of
+        the results); ``peak_megabytes`` and ``baseline_peak_megabytes`` where memory is the point.
     """
-    return [_peak_backpropagation(device, size, batch) for size, batch in ((64, 16), (128, 16))]
+    return [
+        *(_peak_backpropagation(device, size, batch) for size, batch in ((64, 16), (128, 16))),
+        *loss_benchmarks(device),
+        *walk_benchmarks(device),
+    ]
 
 
 def _peak_backpropagation(device: str, size: int, peaks_per_batch: int) -> dict:
@@ -64,25 +65,3 @@ def _slim_classifier(device: str) -> PRMClassifier:
         "MODEL.DEVICE": device,
     }
     return Trainer.build_model(load_config("", [x for kv in options.items() for x in kv])).eval()
-
-
-def compare(
-    ours: Callable[[], torch.Tensor], baseline: Callable[[], torch.Tensor], device: str
-) -> dict:
-    """Run both in turn and compare times and results; see :func:`run_benchmarks`."""
-    difference = (ours() - baseline()).abs().max().item()
-    pairs = [(_seconds(ours, device), _seconds(baseline, device)) for _ in range(NUM_PAIRS)]
-    return {
-        "seconds": statistics.median(a for a, _ in pairs),
-        "baseline_seconds": statistics.median(b for _, b in pairs),
-        "speedup": statistics.median(b / a for a, b in pairs),
-        "max_difference": difference,
-    }
-
-
-def _seconds(function: Callable[[], torch.Tensor], device: str) -> float:
-    start = time.perf_counter()
-    function()
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start

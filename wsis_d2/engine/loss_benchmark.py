@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..layers import irnet_losses
 from ..layers.pairs import half_disk, path_pixels
-from .benchmark import compare
+from .timing import compare
 
 LOSSES = ("loss_bg_pos", "loss_fg_pos", "loss_neg", "loss_dp_fg", "loss_dp_bg", "total")
 
@@ -26,16 +26,19 @@ def loss_benchmarks(
     """Forward and backward pass of the losses; the defaults are the published training's maps.
 
     Returns:
-        What :func:`~wsis_d2.engine.run_benchmarks` gives, with ``peak_mb`` and
-        ``baseline_peak_mb``: megabytes at the peak, beyond those of the inputs (NaN where the
-        system does not tell).
+        What :func:`~wsis_d2.engine.run_benchmarks` gives, with ``peak_megabytes`` and
+        ``baseline_peak_megabytes``: at the peak, beyond those of the inputs (NaN where the system
+        does not tell).
     """
     inputs = _random_inputs(device, size, batch)
     ours, tables = (make(radius, inputs[2]) for make in (_ViewLosses, _TableLosses))
     result = compare(lambda: _run(ours, *inputs), lambda: _run(tables, *inputs), device)
     peaks = {
         key: _in_fresh_process(_peak_megabytes, make, device, size, radius, batch)
-        for key, make in (("peak_mb", _ViewLosses), ("baseline_peak_mb", _TableLosses))
+        for key, make in (
+            ("peak_megabytes", _ViewLosses),
+            ("baseline_peak_megabytes", _TableLosses),
+        )
     }
     name = f"IRNet losses and gradients, {batch} x {size} x {size}, radius {radius}, {device}"
     return [{"name": name, **result, **peaks}]
