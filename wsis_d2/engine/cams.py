@@ -20,7 +20,7 @@ from ..labeling import MultiScaleCAM, full_size_cam, label_dataset_name, read_ca
 from .checkpoint import WSISCheckpointer, file_sha256
 from .cli import one_sentence
 from .label_folder import LabelFolder, image_list_digest
-from .pseudo_labels import _one_thread_on_cpu
+from .pseudo_labels import one_thread_on_cpu
 from .trainer import dataset_dicts
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def make_cams(cfg: CfgNode, resume: bool = False) -> dict:
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
         try:
-            with _one_thread_on_cpu():
+            with one_thread_on_cpu():
                 inference_on_dataset(model, loader, CAMWriter(folder))
         except UserError as error:
             raise UserError(

@@ -101,7 +101,7 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
         try:
-            with _one_thread_on_cpu():
+            with one_thread_on_cpu():
                 results = inference_on_dataset(generator, loader, evaluator)
         except UserError as error:
             raise UserError(
@@ -156,7 +156,7 @@ def load_label_generator(cfg: CfgNode, classes: Sequence[str]) -> torch.nn.Modul
 
 
 @contextmanager
-def _one_thread_on_cpu() -> Iterator[None]:
+def one_thread_on_cpu() -> Iterator[None]:
     """Sums over threads depend on their number, and with them the last digits of the scores.
 
     One thread per process, and as many processes as you like, give the same bytes.
