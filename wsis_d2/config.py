@@ -229,6 +229,12 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS.GENERATOR = "WISE"
     # Dataset to label; empty: the one in DATASETS.TRAIN.
     cfg.PSEUDO_LABELS.DATASET = ""
+    # WISE's exchangeable parts, by name in the LOCALIZER registry ("PRMPeaks", "CAMMaxima",
+    # "IRNetCentroids", "DensityPeaks") ...
+    cfg.PSEUDO_LABELS.LOCALIZER = "PRMPeaks"
+    # ... and in the SELECTOR registry ("BestObjectness", "SampledObjectness", "PRMScore",
+    # "DiceWithResponse", "DensityScore").
+    cfg.PSEUDO_LABELS.SELECTOR = "BestObjectness"
     # Peaks count for classes of the image label whose score is at least CLASS_THRESHOLD and where
     # the response is above PEAK_THRESHOLD (30 with the released PRM models).
     cfg.PSEUDO_LABELS.CLASS_THRESHOLD = 0.0

@@ -18,6 +18,18 @@ names, and ``gives_label_maps``: whether its output also has ``sem_seg_labels``,
 for the background and c + 1 for class c.
 """
 
+LOCALIZER_REGISTRY = Registry("LOCALIZER")
+LOCALIZER_REGISTRY.__doc__ = """
+Localisers by their name in ``PSEUDO_LABELS.LOCALIZER``: classes that are built from a config, see
+:class:`wsis_d2.labeling.locations.Localizer`.
+"""
+
+SELECTOR_REGISTRY = Registry("SELECTOR")
+SELECTOR_REGISTRY.__doc__ = """
+Selectors by their name in ``PSEUDO_LABELS.SELECTOR``: classes that are built from a config and
+choose a mask proposal for each located object.
+"""
+
 
 def label_dataset_name(cfg: CfgNode) -> str:
     """The dataset to label: ``PSEUDO_LABELS.DATASET`` or the only one in ``DATASETS.TRAIN``.

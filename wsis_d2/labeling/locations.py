@@ -1,0 +1,57 @@
+"""What a localiser says of an image: scored points, and where the evidence for each lies."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class LocationCues:
+    """The objects that a localiser sees in one image, strongest first, P of them.
+
+    Attributes:
+        class_ids: (P,) int64, contiguous class ids.
+        responses: (P,) float, strength of the evidence, in the localiser's own unit (a logit for
+            peaks, a CAM value for CAMs).
+        class_scores: (P,) float in [0, 1], how certain the localiser is of the object's class.
+        points: (P, 2) int64, (y, x) in pixels of the original image.
+        response_maps: (P, h, w) float, where the evidence for each object lies, at any size; each
+            is non-negative and sums to 1 (peak response maps, for instance).
+        class_response_maps: (C, h', w') float, evidence for each class at any size, unbounded.
+        density_maps: (C, h'', w'') float, objects of each class per cell; None where the localiser
+            does not count.
+    """
+
+    class_ids: Tensor
+    responses: Tensor
+    class_scores: Tensor
+    points: Tensor
+    response_maps: Tensor
+    class_response_maps: Tensor
+    density_maps: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.class_ids)
+
+
+class Localizer(torch.nn.Module, ABC):
+    """Where are the objects of the labelled classes?
+
+    Registered in ``LOCALIZER_REGISTRY`` and built from a config. ``network`` is the trained network
+    whose checkpoint ``MODEL.WEIGHTS`` names.
+    """
+
+    network: torch.nn.Module
+
+    @abstractmethod
+    def forward(self, x: dict) -> LocationCues:
+        """Locate the objects of one image.
+
+        Args:
+            x: A model input dict: ``image`` (C, H, W), ``image_labels`` (K,) int64, ``file_name``,
+                ``image_id``, and ``height`` and ``width`` of the original image.
+        """
