@@ -11,7 +11,9 @@ from wsis_d2.engine import load_config, load_recipe
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(CONFIGS.rglob("recipe*.yaml"))
-STAGE_CONFIGS = sorted(set(CONFIGS.rglob("*.yaml")) - set(RECIPES))
+# Laid over a Mask R-CNN config, no model by themselves.
+OVERLAYS = {CONFIGS / "Base-CascadeMaskRCNN.yaml", CONFIGS / "Base-PointRend.yaml"}
+STAGE_CONFIGS = sorted(set(CONFIGS.rglob("*.yaml")) - set(RECIPES) - OVERLAYS)
 
 
 SUPERVISION = {

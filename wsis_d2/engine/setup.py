@@ -28,16 +28,18 @@ logger = logging.getLogger(__name__)
 def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     """Detectron2's defaults + the plugin's + ``config_file`` + ``KEY VALUE`` pairs.
 
-    The keys of Detectron2's DeepLab are known where that project is installed. The device is the
-    CPU where there is no CUDA device. Datasets that the config names by their files are registered.
-    ``MODEL.ROI_HEADS.NUM_CLASSES: 0`` becomes the training dataset's number of classes, and
-    ``MODEL.SEM_SEG_HEAD.NUM_CLASSES: 0`` its number with the background.
+    The keys of Detectron2's DeepLab and PointRend are known where these projects are installed. The
+    device is the CPU where there is no CUDA device. Datasets that the config names by their files
+    are registered. ``NUM_CLASSES: 0`` of ``MODEL.ROI_HEADS`` and ``MODEL.POINT_HEAD`` becomes the
+    training dataset's number of classes, and that of ``MODEL.SEM_SEG_HEAD`` its number with the
+    background.
 
     Raises:
         UserError: Missing file, unknown key, value of the wrong type.
     """
     cfg = get_cfg()
     _add_deeplab_config(cfg)
+    _add_pointrend_config(cfg)
     add_wsis_config(cfg)
     if config_file:
         if not os.path.isfile(config_file):
@@ -60,6 +62,8 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     register_own_datasets(cfg)
     if cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names(cfg))
+    if cfg.MODEL.get("POINT_HEAD", {}).get("NUM_CLASSES") == 0:
+        cfg.MODEL.POINT_HEAD.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(class_names(cfg))
     return cfg
@@ -71,6 +75,13 @@ def _add_deeplab_config(cfg: CfgNode) -> None:
         from detectron2.projects.deeplab import add_deeplab_config  # also registers its models
 
         add_deeplab_config(cfg)
+
+
+def _add_pointrend_config(cfg: CfgNode) -> None:
+    with suppress(ImportError):
+        from detectron2.projects.point_rend import add_pointrend_config  # registers its heads too
+
+        add_pointrend_config(cfg)
 
 
 def _merge(merge, argument, where: str) -> None:
