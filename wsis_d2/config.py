@@ -27,6 +27,7 @@ def _own_dataset(name: str) -> CN:
     node.IMAGE_ROOT = ""
     # File of the image-level labels: CSV (`file_name,labels`, labels separated by `;`) or COCO
     # JSON (an image's labels are the categories of its annotations; masks and boxes are not read).
+    # Both may count objects (CSV: `dog:2;cat:5+`), for DATASETS.SUPERVISION "image_counts".
     node.LABELS = ""
     # Class names in the order of their ids; empty: those found in the labels, sorted.
     node.CLASSES = ()
@@ -39,9 +40,13 @@ def _own_dataset(name: str) -> CN:
 
 def _add_data_config(cfg: CN) -> None:
     # What a training stage may see: "masks" is stock Detectron2; with "image_labels" the mapper
-    # hands out images and class labels alone, whatever else the dataset knows; with "seeds" also
-    # the seeds in SEEDS.PATH, made from image labels; "sem_seg" is stock semantic segmentation.
+    # hands out images and class labels alone, whatever else the dataset knows; with "image_counts"
+    # also how many objects of each class there are, up to MAX_COUNT; with "seeds" also the seeds
+    # in SEEDS.PATH, made from image labels; "sem_seg" is stock semantic segmentation.
     cfg.DATASETS.SUPERVISION = "masks"
+    # Counts up to this one are exact, the subitizing range; all larger ones are "more than that"
+    # (Cholakkal et al., CVPR 2019: 4).
+    cfg.DATASETS.MAX_COUNT = 4
     # Whether VOC's objects that are marked as difficult give labels.
     cfg.DATASETS.KEEP_DIFFICULT = True
     # The user's own image-level datasets.

@@ -43,7 +43,7 @@ def test_labels_are_the_categories_present(datasets):
     dicts = DatasetCatalog.get("coco_2017_val_labels")
     # COCO's ids 1..90 have gaps: 13 (stop sign) is class 11 and 90 (toothbrush) class 79.
     assert [(d["image_id"], d["image_labels"]) for d in dicts] == [(139, [0, 79]), (285, [11])]
-    allowed = {"file_name", "image_id", "height", "width", "image_labels"}
+    allowed = {"file_name", "image_id", "height", "width", "image_labels", "image_counts"}
     assert all(set(d) == allowed for d in dicts)
 
 

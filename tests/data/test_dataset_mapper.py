@@ -75,6 +75,21 @@ def test_no_mask_or_box_leaks(cfg, full_dict, is_train):
     np.testing.assert_equal(full_dict, before)
 
 
+@pytest.mark.parametrize("is_train", [True, False])
+def test_lower_counts_pass_where_they_are_the_supervision(cfg, full_dict, is_train):
+    cfg.DATASETS.SUPERVISION, cfg.DATASETS.MAX_COUNT = "image_counts", 1
+    output = ImageLabelMapper(cfg, is_train)(full_dict)
+    assert set(output) - {"image_counts"} == {
+        *("image", "image_labels", "height", "width", "file_name", "image_id")
+    }
+    assert output["image_labels"].tolist() == [1, 4]
+    assert output["image_counts"].dtype == torch.int64
+    assert output["image_counts"].tolist() == [1, 2]
+    for supervision in ("image_labels", "seeds", "masks"):
+        cfg.DATASETS.SUPERVISION = supervision
+        assert "image_counts" not in ImageLabelMapper(cfg, is_train)(full_dict)
+
+
 def test_output_at_test_time(cfg, image_dict):
     output = ImageLabelMapper(cfg, False)(image_dict)
     assert output["image"].dtype == torch.uint8

@@ -109,8 +109,12 @@ def test_csv_of_a_photo_that_lies_on_its_side(tmp_path):
     ("text", "message"),
     [
         ("file_name,labels\na.jpg,dgo\n", r"label 'dgo' of image 'a.jpg'.*did you mean 'dog'"),
-        ("file_name,labels\na.jpg,dog:2\n", r"'dog:2' in line 2 .* counts objects"),
-        ("file_name,labels\na.jpg,dog;cat:5+\n", r"'cat:5\+' in line 2 .* counts objects"),
+        ("file_name,labels\na.jpg,dog:0\n", r"'dog:0' in line 2 .* counts nothing"),
+        ("file_name,labels\na.jpg,dog:0+\n", r"'dog:0\+' in line 2 .* counts nothing"),
+        ("file_name,labels\na.jpg,dog; :2\n", r"':2' in line 2 .* has no class name"),
+        ("file_name,labels\na.jpg,dog:4+\n", r"'dog:4\+' .*must be exact \(up to 4\).*'dog:5\+'"),
+        ("file_name,labels\na.jpg,dog:2;dog:3\n", r"line 2 .* counts 'dog' twice, 2 and 3"),
+        ("file_name,labels\na.jpg,dgo:2\n", r"label 'dgo' of image 'a.jpg'.*did you mean 'dog'"),
         ("file_name,labels\na.jpg,dog\nb.png, ;\n", r"'b.png' has no labels .*1 such lines: 3"),
         ("file_name,labels\na.jpg\n", r"'a.jpg' has no labels"),
         ("file_name,labels\na.jpg,dog\n./a.jpg,cat\n", r"line 3 .* lists 'a.jpg' a second time"),
@@ -129,6 +133,24 @@ def test_csv_errors(root, tmp_path, text, message):
     path = write(tmp_path / "l.csv", text)
     with pytest.raises(UserError, match=message):
         load_image_labels_csv(path, str(root), ["cat", "dog"])
+
+
+def test_csv_of_counts(root, tmp_path):
+    path = write(
+        tmp_path / "l.csv",
+        "file_name,labels\na.jpg,dog : 2;cat:5+; dog\nb.png,dog:7;cat\n"
+        '"sub/c, d.jpg",traffic: light\n',
+    )
+    dicts = load_image_labels_csv(path, str(root))
+    assert [(d["image_labels"], d.get("image_counts")) for d in dicts] == [
+        ([0, 1], [5, 2]),
+        ([0, 1], [0, 7]),
+        ([2], None),
+    ]
+    reverse = load_image_labels_csv(path, str(root), ["traffic: light", "dog", "cat"])
+    assert reverse[0]["image_counts"] == [2, 5]
+    with pytest.raises(UserError, match=r"'cat:5\+' .*must be exact \(up to 6\)"):
+        load_image_labels_csv(path, str(root), max_count=6)
 
 
 def test_csv_missing_places(root, tmp_path):
@@ -170,6 +192,41 @@ def test_csv_round_trip(root, tmp_path, rows, bom, line_end):
     classes = sorted(set().union(*rows))
     dicts = load_image_labels_csv(path, str(root))
     assert [{classes[i] for i in d["image_labels"]} for d in dicts] == rows
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    rows=st.lists(
+        st.dictionaries(names, st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=3
+    ),
+    max_count=st.integers(1, 4),
+    blank=st.sampled_from(["", " ", "\t"]),
+    or_more=st.booleans(),
+)
+def test_counts_round_trip(root, tmp_path, rows, max_count, blank, or_more):
+    """What is written, 0 as a name without a count, is read again and capped for training."""
+    files = ["a.jpg", "b.png", "sub/c, d.jpg"][: len(rows)]
+
+    def cell(name, count):
+        open_ended = or_more and count > max_count
+        return f"{name}{blank}:{blank}{count}{'+' * open_ended}" if count else name
+
+    lines = ["file_name,labels"]
+    for file, row in zip(files, rows):
+        text = f"{blank};".join(cell(*item) for item in row.items()).replace('"', '""')
+        lines.append(f'"{file}","{text}"')
+    path = write(tmp_path / "l.csv", "\n".join(lines), newline="")
+    classes = sorted(set().union(*rows))
+    dicts = load_image_labels_csv(path, str(root), max_count=max_count)
+    for d, capped, row in zip(dicts, make_image_level(dicts, max_count), rows):
+        assert d["image_labels"] == sorted(classes.index(name) for name in row)
+        expected = [row[classes[i]] for i in d["image_labels"]]
+        assert d.get("image_counts", [0] * len(row)) == expected
+        assert ("image_counts" in d) == any(expected)
+        capped_counts = capped.get("image_counts", [0] * len(row))
+        assert capped_counts == [
+            count if count <= max_count else max_count + 1 for count in expected
+        ]
 
 
 # Class folders
@@ -218,11 +275,13 @@ def test_coco_json_gives_labels_alone(root, tmp_path):
     )
     path = write(tmp_path / "x.json", json.dumps(content))
     dicts = load_coco_image_labels(path, str(root))
-    assert all(set(d) == KEYS for d in dicts)
+    assert all(set(d) == KEYS | {"image_counts"} for d in dicts)
     assert [(d["image_id"], d["image_labels"]) for d in dicts] == [(7, [0]), (70, [0, 2])]
+    assert [d["image_counts"] for d in dicts] == [[1], [1, 2]]
     assert (dicts[0]["height"], dicts[0]["width"]) == (5, 6)
     dicts = load_coco_image_labels(path, str(root), ["cat", "dog"])
     assert [d["image_labels"] for d in dicts] == [[1], [0, 1]]
+    assert [d["image_counts"] for d in dicts] == [[1], [2, 1]]
     with pytest.raises(UserError, match="label 'cat'"):
         load_coco_image_labels(path, str(root), ["dog"])
 
@@ -357,6 +416,18 @@ def test_make_image_level():
     assert make_image_level([{**stock, "image_labels": [4, 1]}])[0]["image_labels"] == [1, 4]
 
 
+def test_make_image_level_keeps_lower_counts_when_asked():
+    stock = {"file_name": "a.jpg", "annotations": [{"category_id": c} for c in (5, 2, 5, 5)]}
+    assert make_image_level([stock], max_count=2) == [
+        {"file_name": "a.jpg", "image_labels": [2, 5], "image_counts": [1, 3]}
+    ]
+    counted = {"file_name": "a.jpg", "image_labels": [4, 1], "image_counts": [9, 0]}
+    assert make_image_level([counted]) == [{"file_name": "a.jpg", "image_labels": [1, 4]}]
+    assert make_image_level([counted], max_count=4)[0]["image_counts"] == [0, 5]
+    uncounted = {"file_name": "a.jpg", "image_labels": [4, 1]}
+    assert "image_counts" not in make_image_level([uncounted], max_count=4)[0]
+
+
 def test_check_image_level_dataset():
     good = {"file_name": "a.jpg", "image_labels": [0, 1]}
     check_image_level_dataset([good], ["cat", "dog"])
@@ -366,6 +437,17 @@ def test_check_image_level_dataset():
         check_image_level_dataset([good, {"file_name": "b.jpg", "image_labels": []}], ["a", "b"])
     with pytest.raises(UserError, match="label id 1, but the dataset has 1 classes"):
         check_image_level_dataset([good], ["cat"])
+
+
+@pytest.mark.parametrize("counts", [{}, {"image_counts": [3, 0]}])
+def test_check_of_counts(counts):
+    dataset_dict = {"file_name": "a.jpg", "image_labels": [0, 1], **counts}
+    check_image_level_dataset([dataset_dict], ["cat", "dog"])
+    name = "dog" if counts else "cat"
+    with pytest.raises(UserError, match=f"label '{name}' of image 'a.jpg' has no count"):
+        check_image_level_dataset([dataset_dict], ["cat", "dog"], need_counts=True)
+    counted = {**dataset_dict, "image_counts": [3, 1]}
+    check_image_level_dataset([counted], ["cat", "dog"], need_counts=True)
 
 
 def test_unlabelled_images_can_be_left_out(tmp_path):

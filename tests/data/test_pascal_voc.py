@@ -118,6 +118,7 @@ def test_labels(devkit):
         "height": 4,
         "width": 6,
         "image_labels": [1, 2],
+        "image_counts": [2, 1],
     }
     assert second["file_name"].endswith("2008_000009.png")
     assert second["image_labels"] == [0]
@@ -129,6 +130,14 @@ def test_difficult_objects_may_be_left_out(devkit):
     write_xml(devkit, NAMES[0], [("dog", False), ("cat", True)])
     (only,) = load_voc_image_labels(str(devkit), "Main/train", CLASSES, keep_difficult=False)
     assert only["image_labels"] == [2]
+
+
+def test_counts(devkit):
+    write_xml(devkit, NAMES[0], [("dog", False), ("cat", False), ("dog", True), ("dog", False)])
+    counted, _ = load_voc_image_labels(str(devkit), "Main/train", CLASSES)
+    assert (counted["image_labels"], counted["image_counts"]) == ([1, 2], [1, 3])
+    (counted,) = load_voc_image_labels(str(devkit), "Main/train", CLASSES, keep_difficult=False)
+    assert counted["image_counts"] == [1, 2]
 
 
 def test_lists(devkit):

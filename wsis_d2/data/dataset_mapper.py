@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class ImageLabelMapper:
-    """Reads and augments an image; passes on its class labels and nothing else.
+    """Reads and augments an image; passes on its class labels, maybe lower counts, nothing else.
 
     Takes any dataset dict of Detectron2. Where it has no ``image_labels`` but ``annotations``
     (a stock instance dataset), the categories of these become the labels. Annotations, masks,
@@ -31,26 +31,36 @@ class ImageLabelMapper:
 
     @configurable
     def __init__(
-        self, is_train: bool, *, augmentations: Sequence[T.Augmentation], image_format: str
+        self,
+        is_train: bool,
+        *,
+        augmentations: Sequence[T.Augmentation],
+        image_format: str,
+        max_count: int | None = None,
     ):
         """
         Args:
             is_train: training or inference.
             augmentations: applied in this order.
             image_format: channel order, as in :func:`detectron2.data.detection_utils.read_image`.
+            max_count: pass on the lower counts of the labels too, see :func:`make_image_level`;
+                None: no counts.
         """
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        self.max_count = max_count
         mode = "training" if is_train else "inference"
         logger.info("Augmentations in %s: %s", mode, list(augmentations))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        with_counts = cfg.DATASETS.SUPERVISION == "image_counts"
         return {
             "is_train": is_train,
             "augmentations": build_image_level_augmentation(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
+            "max_count": cfg.DATASETS.MAX_COUNT if with_counts else None,
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -62,13 +72,14 @@ class ImageLabelMapper:
             A dict with ``image`` ((C, H, W) tensor, uint8 for color formats), ``image_labels``
             ((K,) int64 tensor of contiguous class ids; at test time only where the dataset knows
             them), ``height`` and ``width`` (of the image as it is on disk, upright),
-            ``file_name`` and ``image_id``.
+            ``file_name`` and ``image_id``; with ``max_count`` also ``image_counts`` ((K,) int64
+            tensor that goes with the labels, 0 where unknown; where the dataset has counts).
 
         Raises:
             UserError: the image is absent, unreadable or of another size than the dataset says, or
                 has no label in training.
         """
-        (model_input,) = make_image_level([dataset_dict])
+        (model_input,) = make_image_level([dataset_dict], self.max_count)
         labels = model_input.pop("image_labels", None)
         if self.is_train and not labels:
             raise UserError(
@@ -77,6 +88,9 @@ class ImageLabelMapper:
             )
         if labels is not None:
             model_input["image_labels"] = torch.tensor(labels, dtype=torch.int64)
+        if "image_counts" in model_input:
+            counts = torch.tensor(model_input["image_counts"], dtype=torch.int64)
+            model_input["image_counts"] = counts
 
         augmentation_input = T.AugInput(self._read_image(model_input))
         self.augmentations(augmentation_input)

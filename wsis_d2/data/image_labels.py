@@ -4,8 +4,11 @@ Every door gives the same standard dataset dicts::
 
     {"file_name": str, "image_id": int, "height": int, "width": int, "image_labels": list[int]}
 
-``image_labels`` are sorted contiguous class ids. A door reads class *names* into
-:class:`_ImageLabels` and nothing else, so no mask or box of a JSON can reach a training stage.
+``image_labels`` are sorted contiguous class ids. Where the source counts objects there is also
+``image_counts``, a list[int] that goes with them: objects of each class, 0 where unknown. Mappers
+pass the counts on only where they are the supervision, and only as lower counts (see
+:func:`make_image_level`). A door reads class *names* and counts into :class:`_ImageLabels` and
+nothing else, so no mask or box of a JSON can reach a training stage.
 """
 
 import csv
@@ -13,7 +16,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
@@ -43,8 +47,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# `dog:2` and `cat:5+`: object counts, which are another kind of label.
-_COUNT = re.compile(r":\s*\d+\+?$")
+# `dog:2` and `cat:5+`: a class name and how many objects of it there are, or are at least.
+_COUNT = re.compile(r"(?P<name>.*?)\s*:\s*(?P<count>\d+)(?P<or_more>\+?)", re.DOTALL)
 
 
 @dataclass
@@ -52,7 +56,8 @@ class _ImageLabels:
     """What a door reads."""
 
     source: str  # the file or folder, for messages
-    labels: dict[str, list[str]]  # file name, relative to the image root -> class names
+    # File name, relative to the image root -> class name -> number of objects, 0 where unknown.
+    labels: dict[str, dict[str, int]]
     categories: dict[int, str]  # id in the source -> class name, in the order of the ids
     image_ids: dict[str, int] | None = None  # file name -> id in the source
     sizes: dict[str, tuple[int, int]] | None = None  # file name -> (height, width)
@@ -63,27 +68,30 @@ def load_image_labels_csv(
     image_root: str,
     classes: Sequence[str] | None = None,
     skip_unlabeled: bool = False,
+    max_count: int = 4,
 ) -> list[dict]:
     """Load a CSV with the columns ``file_name`` and ``labels`` (others are ignored).
 
-    Labels are class names separated by ``;``. UTF-8 with or without a byte order mark, any line
-    ends, and quoted cells are understood. ``image_id`` is the 1-based position among the sorted
-    file names.
+    Labels are class names separated by ``;``, each of which may have a count: ``dog:2`` (two) or
+    ``cat:5+`` (five or more). UTF-8 with or without a byte order mark, any line ends, and quoted
+    cells are understood. ``image_id`` is the 1-based position among the sorted file names.
 
     Args:
         path: the CSV.
         image_root: folder that ``file_name`` is relative to.
         classes: class names in the order of their ids; None: those in the file, sorted.
         skip_unlabeled: leave images without labels out (and log how many) instead of raising.
+        max_count: counts up to this one are exact, so that ``5+`` is the least open one for 4.
 
     Returns:
         Dataset dicts, sorted by file name.
 
     Raises:
         UserError: the file, a column, an image or its label is missing; a file is listed twice; a
-            label is not among ``classes`` or counts objects (``dog:2``); an image cannot be read.
+            label is not among ``classes``; a count is 0, is open though it is at most
+            ``max_count``, or contradicts another; an image cannot be read.
     """
-    return _dataset_dicts(_read_csv(path, skip_unlabeled), image_root, classes)
+    return _dataset_dicts(_read_csv(path, skip_unlabeled, max_count), image_root, classes)
 
 
 def load_class_folders(image_root: str, classes: Sequence[str] | None = None) -> list[dict]:
@@ -106,10 +114,11 @@ def load_class_folders(image_root: str, classes: Sequence[str] | None = None) ->
 def load_coco_image_labels(
     json_file: str, image_root: str, classes: Sequence[str] | None = None
 ) -> list[dict]:
-    """Load the categories of each image's annotations, and nothing else, from a COCO JSON.
+    """Load the categories of each image's annotations, and their number, from a COCO JSON.
 
-    Images without annotations are left out and counted in the log, as Detectron2 does when it
-    trains on such a file. Sizes are taken from the JSON where it has them.
+    Every annotation counts one, a crowd's too (as Cholakkal et al., CVPR 2019, have it). Images
+    without annotations are left out and counted in the log, as Detectron2 does when it trains on
+    such a file. Sizes are taken from the JSON where it has them.
 
     Args:
         json_file: a JSON in COCO's instance format.
@@ -134,6 +143,7 @@ def register_image_level_dataset(
     classes: Sequence[str] = (),
     gt_json: str = "",
     skip_unlabeled: bool = False,
+    max_count: int = 4,
 ) -> None:
     """Register images with image-level labels as a dataset.
 
@@ -150,15 +160,17 @@ def register_image_level_dataset(
         gt_json: COCO JSON with true masks, which only evaluators read. Image ids and category ids
             of the dataset are then those of this file.
         skip_unlabeled: leave images of a CSV without labels out instead of raising.
+        max_count: the largest exact count in a CSV, see :func:`load_image_labels_csv`.
 
     Raises:
         UserError: a file is missing or malformed (see the ``load_*`` functions of this module).
     """
-    categories = _categories(image_root, labels, classes, gt_json, skip_unlabeled)
+    options = (skip_unlabeled, max_count)
+    categories = _categories(image_root, labels, classes, gt_json, options)
     class_names = list(categories.values())
 
     def load() -> list[dict]:
-        found = _read_labels(image_root, labels, skip_unlabeled)
+        found = _read_labels(image_root, labels, *options)
         dicts = _dataset_dicts(found, image_root, class_names)
         return _with_ground_truth_ids(dicts, image_root, gt_json) if gt_json else dicts
 
@@ -197,6 +209,7 @@ def register_own_datasets(cfg: CfgNode) -> None:
                 own.CLASSES or classes,
                 own.GT_JSON,
                 own.SKIP_UNLABELED,
+                cfg.DATASETS.MAX_COUNT,
             )
             classes = tuple(MetadataCatalog.get(own.NAME).thing_classes)
             if own.GT_JSON:
@@ -218,16 +231,19 @@ def register_own_datasets(cfg: CfgNode) -> None:
         register_coco_json(pseudo.NAME, pseudo.JSON, image_root, gt_json="")
 
 
-def make_image_level(dataset_dicts: Iterable[dict]) -> list[dict]:
+def make_image_level(dataset_dicts: Iterable[dict], max_count: int | None = None) -> list[dict]:
     """Reduce dataset dicts of any kind to image-level ones.
 
     Args:
         dataset_dicts: with ``image_labels``, or stock ones with ``annotations``, whose categories
             become the labels.
+        max_count: pass lower counts on too: exact ones up to this number, and ``max_count + 1``
+            for every larger one. None: no counts.
 
     Returns:
         Dicts that hold ``file_name``, ``image_id``, ``height``, ``width`` (where known) and
-        ``image_labels`` (where the input has labels or annotations). Masks, boxes and everything
+        ``image_labels`` (where the input has labels or annotations), and with ``max_count`` also
+        ``image_counts`` (where the input has them or annotations). Masks, boxes and everything
         else stay behind.
     """
     image_level = []
@@ -237,23 +253,38 @@ def make_image_level(dataset_dicts: Iterable[dict]) -> list[dict]:
             for key in ("file_name", "image_id", "height", "width")
             if key in dataset_dict
         }
-        if "image_labels" in dataset_dict:
-            kept["image_labels"] = sorted({int(label) for label in dataset_dict["image_labels"]})
-        elif "annotations" in dataset_dict:
-            kept["image_labels"] = sorted({a["category_id"] for a in dataset_dict["annotations"]})
+        counts = _image_counts(dataset_dict)
+        if counts is not None:
+            kept["image_labels"] = sorted(counts)
+            if max_count is not None and any(counts.values()):
+                kept["image_counts"] = [min(counts[c], max_count + 1) for c in sorted(counts)]
         image_level.append(kept)
     return image_level
 
 
-def check_image_level_dataset(dataset_dicts: Sequence[dict], class_names: Sequence[str]) -> None:
+def _image_counts(dataset_dict: dict) -> dict[int, int] | None:
+    """Class id -> number of objects, 0 where unknown; None where the dict has no labels."""
+    if "image_labels" in dataset_dict:
+        labels = [int(label) for label in dataset_dict["image_labels"]]
+        return dict(zip(labels, dataset_dict.get("image_counts") or [0] * len(labels)))
+    if "annotations" in dataset_dict:
+        return Counter(annotation["category_id"] for annotation in dataset_dict["annotations"])
+    return None
+
+
+def check_image_level_dataset(
+    dataset_dicts: Sequence[dict], class_names: Sequence[str], need_counts: bool = False
+) -> None:
     """Check that a classifier can be trained on a dataset.
 
     Args:
         dataset_dicts: image-level dataset dicts.
         class_names: class names in the order of their contiguous ids.
+        need_counts: whether every label must have a count.
 
     Raises:
-        UserError: there is no image, an image has no label, or a label is no class id.
+        UserError: there is no image, an image has no label, a label is no class id, or a count is
+            needed and unknown.
     """
     if not dataset_dicts:
         raise UserError("the dataset has no image: check DATASETS.TRAIN and the dataset's files")
@@ -271,31 +302,53 @@ def check_image_level_dataset(dataset_dicts: Sequence[dict], class_names: Sequen
                 f"dataset has {len(class_names)} classes (ids 0 to {len(class_names) - 1}): check "
                 "that labels and class names belong together"
             )
+        counts = dataset_dict.get("image_counts") or [0] * len(labels)
+        if need_counts and not all(counts):
+            name = class_names[labels[counts.index(0)]]
+            raise UserError(
+                f"label '{name}' of image '{dataset_dict['file_name']}' has no count, which "
+                f"DATASETS.SUPERVISION 'image_counts' needs: write '{name}:1', '{name}:2', ... in "
+                "a CSV, use labels that count objects (CSV, VOC or COCO annotations), or set "
+                "DATASETS.SUPERVISION to 'image_labels'"
+            )
 
 
-def label_ids(
-    names: Iterable[str], class_ids: dict[str, int], file_name: str, source: str
-) -> list[int]:
-    """Sorted contiguous ids of an image's class names; :class:`UserError` for an unknown one."""
-    ids = set()
-    for name in names:
+def labels_and_counts(
+    counts: Mapping[str, int], class_ids: dict[str, int], file_name: str, source: str
+) -> dict[str, list[int]]:
+    """``image_labels``, and ``image_counts`` where one is known, of an image.
+
+    Args:
+        counts: class name -> number of objects, 0 where unknown.
+        class_ids: class name -> contiguous id.
+        file_name, source: for the message.
+
+    Raises:
+        UserError: a name is not among the classes.
+    """
+    for name in counts:
         if name not in class_ids:
             known = ", ".join(list(class_ids)[:20]) + (", ..." if len(class_ids) > 20 else "")
             raise UserError(
                 f"label '{name}' of image '{file_name}' in '{source}' is not among the classes"
                 f"{did_you_mean(name, class_ids)}: correct it or add it to the classes ({known})"
             )
-        ids.add(class_ids[name])
-    return sorted(ids)
+    by_id = sorted((class_ids[name], count) for name, count in counts.items())
+    found = {"image_labels": [class_id for class_id, _ in by_id]}
+    if any(counts.values()):
+        found["image_counts"] = [count for _, count in by_id]
+    return found
 
 
-def _read_labels(image_root: str, labels: str, skip_unlabeled: bool) -> _ImageLabels:
+def _read_labels(
+    image_root: str, labels: str, skip_unlabeled: bool, max_count: int
+) -> _ImageLabels:
     """Choose the door."""
     if not labels:
         return _read_class_folders(image_root)
     extension = os.path.splitext(labels)[1].lower()
     if extension == ".csv":
-        return _read_csv(labels, skip_unlabeled)
+        return _read_csv(labels, skip_unlabeled, max_count)
     if extension == ".json":
         return _read_coco_json(labels)
     raise UserError(
@@ -304,9 +357,9 @@ def _read_labels(image_root: str, labels: str, skip_unlabeled: bool) -> _ImageLa
     )
 
 
-def _read_csv(path: str, skip_unlabeled: bool) -> _ImageLabels:
+def _read_csv(path: str, skip_unlabeled: bool, max_count: int) -> _ImageLabels:
     require_file(path, "the label file")
-    labels: dict[str, list[str]] = {}
+    labels: dict[str, dict[str, int]] = {}
     unlabelled = []
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -333,7 +386,7 @@ def _read_csv(path: str, skip_unlabeled: bool) -> _ImageLabels:
                         f"{where} lists '{file_name}' a second time: put all labels of an image "
                         "on one line, separated by ';'"
                     )
-                labels[file_name] = _split_labels(row["labels"] or "", where)
+                labels[file_name] = _split_labels(row["labels"] or "", where, max_count)
                 if not labels[file_name]:
                     unlabelled.append((reader.line_num, file_name))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -357,27 +410,44 @@ def _read_csv(path: str, skip_unlabeled: bool) -> _ImageLabels:
     return _ImageLabels(path, labels, dict(enumerate(names, start=1)))
 
 
-def _split_labels(cell: str, where: str) -> list[str]:
-    names = [name.strip() for name in cell.split(";")]
-    for name in names:
-        if _COUNT.search(name):
+def _split_labels(cell: str, where: str, max_count: int) -> dict[str, int]:
+    """Class names and counts of a cell, 0 for a name without one."""
+    counts: dict[str, int] = {}
+    for label in filter(None, map(str.strip, cell.split(";"))):
+        match = _COUNT.fullmatch(label)
+        if not match:
+            counts.setdefault(label, 0)
+            continue
+        name, count = match["name"], int(match["count"])
+        if not name or not count:
             raise UserError(
-                f"label '{name}' in {where} counts objects, which is not supported: write the "
-                "class name alone"
+                f"label '{label}' in {where} {'has no class name' if count else 'counts nothing'}: "
+                "write '<class>:<count>' with a count from 1, or leave the label away"
             )
-    return [name for name in names if name]
+        if match["or_more"] and count <= max_count:
+            raise UserError(
+                f"label '{label}' in {where} leaves a count open that must be exact (up to "
+                f"{max_count}): write '{name}:{count}' or '{name}:{max_count + 1}+', or lower "
+                "DATASETS.MAX_COUNT"
+            )
+        if counts.get(name, 0) not in (0, count):
+            raise UserError(
+                f"{where} counts '{name}' twice, {counts[name]} and {count}: write it once"
+            )
+        counts[name] = count
+    return counts
 
 
 def _read_class_folders(image_root: str) -> _ImageLabels:
     require_folder(image_root, "the image folder")
-    labels: dict[str, list[str]] = {}
+    labels: dict[str, dict[str, int]] = {}
     class_names = []
     for entry in sorted(os.scandir(image_root), key=lambda entry: entry.name):
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
             class_names.append(entry.name)
-            labels.update((name, [entry.name]) for name in _images_below(image_root, entry.name))
+            labels.update((name, {entry.name: 0}) for name in _images_below(image_root, entry.name))
         elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
             raise UserError(
                 f"image '{entry.path}' lies outside of the class folders: move it into the folder "
@@ -404,10 +474,10 @@ def _read_coco_json(path: str) -> _ImageLabels:
     content = _load_coco_file(path, ("images", "annotations", "categories"))
     try:
         categories = _coco_categories(content, path)
-        names: dict[int, set[str]] = {image["id"]: set() for image in content["images"]}
+        counts: dict[int, Counter[str]] = {image["id"]: Counter() for image in content["images"]}
         for annotation in content["annotations"]:
-            names[annotation["image_id"]].add(categories[annotation["category_id"]])
-        images = [image for image in content["images"] if names[image["id"]]]
+            counts[annotation["image_id"]][categories[annotation["category_id"]]] += 1
+        images = [image for image in content["images"] if counts[image["id"]]]
         if not images:
             raise UserError(f"'{path}' has no annotated image: check that it is the right file")
         if len(images) < len(content["images"]):
@@ -424,7 +494,7 @@ def _read_coco_json(path: str) -> _ImageLabels:
         has_sizes = all("height" in image and "width" in image for image in images)
         return _ImageLabels(
             source=path,
-            labels={name: sorted(names[im["id"]]) for name, im in zip(file_names, images)},
+            labels={name: counts[im["id"]] for name, im in zip(file_names, images)},
             categories=categories,
             image_ids={name: image["id"] for name, image in zip(file_names, images)},
             sizes={name: (im["height"], im["width"]) for name, im in zip(file_names, images)}
@@ -467,7 +537,11 @@ def _check_class_names(names: Sequence[str], source: str) -> None:
 
 
 def _categories(
-    image_root: str, labels: str, classes: Sequence[str], gt_json: str, skip_unlabeled: bool
+    image_root: str,
+    labels: str,
+    classes: Sequence[str],
+    gt_json: str,
+    options: tuple[bool, int],
 ) -> dict[int, str]:
     """Category id in the dataset -> class name, in the order of the contiguous ids."""
     if gt_json:
@@ -475,7 +549,7 @@ def _categories(
         known = _read_ground_truth_index(gt_json)[0]
     elif labels.lower().endswith(".json") or not classes:
         source = labels or image_root
-        known = _read_labels(image_root, labels, skip_unlabeled).categories
+        known = _read_labels(image_root, labels, *options).categories
     else:
         known = dict(enumerate(classes, start=1))
     if not classes:
@@ -522,7 +596,9 @@ def _dataset_dicts(
     _check_class_names(class_names, "the list of classes")
     class_ids = {name: i for i, name in enumerate(class_names)}
     file_names = sorted(read.labels)
-    labels = [label_ids(read.labels[name], class_ids, name, read.source) for name in file_names]
+    labels = [
+        labels_and_counts(read.labels[name], class_ids, name, read.source) for name in file_names
+    ]
     paths = [os.path.join(image_root, name) for name in file_names]
     check_images_exist(paths, read.source)
     if read.sizes is None:
@@ -535,9 +611,9 @@ def _dataset_dicts(
             "image_id": index if read.image_ids is None else read.image_ids[name],
             "height": height,
             "width": width,
-            "image_labels": ids,
+            **found,
         }
-        for index, (name, path, (height, width), ids) in enumerate(
+        for index, (name, path, (height, width), found) in enumerate(
             zip(file_names, paths, sizes, labels), start=1
         )
     ]

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ from wsis_d2.files import write_json
 
 from .catalog import register_coco_json, replace_dataset, require_file, require_folder
 from .image_files import check_images_exist, read_image_sizes, unreadable_image
-from .image_labels import label_ids
+from .image_labels import labels_and_counts
 from .sem_seg import register_sem_seg
 
 __all__ = [
@@ -63,7 +64,7 @@ def voc_image_id(name: str) -> int:
 def load_voc_image_labels(
     devkit_root: str, split: str, class_names: Sequence[str], keep_difficult: bool = True
 ) -> list[dict]:
-    """Load images and their class labels, from ``Annotations/*.xml``, as dataset dicts.
+    """Load images, their class labels and counts, from ``Annotations/*.xml``, as dataset dicts.
 
     Args:
         devkit_root: folder of the devkit.
@@ -96,7 +97,7 @@ def load_voc_image_labels(
                 f"image '{name}' has no labels, as there is no object in '{xml_file}': annotate it "
                 f"or remove it from the list '{_split_file(devkit_root, split)}'"
             )
-        kept = [label for label, difficult in objects if keep_difficult or not difficult]
+        kept = Counter(label for label, difficult in objects if keep_difficult or not difficult)
         if kept:
             dicts.append(
                 {
@@ -104,7 +105,7 @@ def load_voc_image_labels(
                     "image_id": voc_image_id(name),
                     "height": height,
                     "width": width,
-                    "image_labels": label_ids(kept, class_ids, name, xml_file),
+                    **labels_and_counts(kept, class_ids, name, xml_file),
                 }
             )
     if len(dicts) < len(names):

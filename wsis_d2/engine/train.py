@@ -16,7 +16,7 @@ from .trainer import Trainer, class_names, dataset_dicts, require_dataset
 
 logger = logging.getLogger(__name__)
 
-SUPERVISIONS = ("masks", "image_labels", "seeds", "sem_seg")
+SUPERVISIONS = ("masks", "image_labels", "image_counts", "seeds", "sem_seg")
 
 
 def train(cfg: CfgNode, resume: bool = False) -> dict:

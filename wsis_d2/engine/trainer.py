@@ -40,7 +40,7 @@ from ..data import (
     check_image_level_dataset,
 )
 from ..errors import UserError, look_up
-from ..evaluation import InstanceMaskEvaluator, MultiLabelEvaluator
+from ..evaluation import CountEvaluator, InstanceMaskEvaluator, MultiLabelEvaluator
 from .checkpoint import WSISCheckpointer
 from .cli import one_sentence
 from .hooks import MeanDisplacement
@@ -65,9 +65,9 @@ class Trainer(DefaultTrainer):
     """:class:`DefaultTrainer` that also trains from image labels, and on CPU processes.
 
     With ``DATASETS.SUPERVISION: image_labels`` it sees images and class labels alone and evaluates
-    by multi-label mAP; with ``seeds`` images and their seeds, without evaluation; with ``masks`` it
-    is stock Detectron2 with COCO AP and VOC-style AP, and with ``sem_seg`` stock semantic
-    segmentation with mIoU.
+    by multi-label mAP; with ``image_counts`` lower counts too, evaluated by mRMSE beside; with
+    ``seeds`` images and their seeds, without evaluation; with ``masks`` it is stock Detectron2 with
+    COCO AP and VOC-style AP, and with ``sem_seg`` stock semantic segmentation with mIoU.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -124,7 +124,8 @@ class Trainer(DefaultTrainer):
             dataset, mapper = _with_seeds(cfg), SeedMapper(cfg, is_train=True)
         else:
             dataset, mapper = training_images(cfg), ImageLabelMapper(cfg, is_train=True)
-            check_image_level_dataset(dataset, class_names(cfg))
+            need_counts = cfg.DATASETS.SUPERVISION == "image_counts"
+            check_image_level_dataset(dataset, class_names(cfg), need_counts)
         return build_detection_train_loader(
             dataset=dataset,
             mapper=mapper,
@@ -139,7 +140,7 @@ class Trainer(DefaultTrainer):
         if cfg.DATASETS.SUPERVISION == "sem_seg":
             mapper = SemSegMapper(cfg, is_train=False)
             return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
-        if cfg.DATASETS.SUPERVISION != "image_labels":
+        if cfg.DATASETS.SUPERVISION not in ("image_labels", "image_counts"):
             mapper = InstanceMapper(cfg, is_train=False)
             return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         return build_detection_test_loader(
@@ -150,9 +151,14 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Multi-label mAP for classifiers, COCO AP and VOC-style AP for masks, mIoU for maps."""
+        """Multi-label mAP for classifiers and mRMSE of their counts, COCO AP and VOC-style AP for
+        masks, mIoU for maps."""
         if cfg.DATASETS.SUPERVISION == "image_labels":
             return MultiLabelEvaluator(dataset_name)
+        if cfg.DATASETS.SUPERVISION == "image_counts":
+            return DatasetEvaluators(
+                [MultiLabelEvaluator(dataset_name), CountEvaluator(dataset_name)]
+            )
         output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         if cfg.DATASETS.SUPERVISION == "sem_seg":
             return SemSegEvaluator(dataset_name, output_dir=output_dir)

@@ -8,6 +8,7 @@ from .coco_format import (
     read_json,
     to_rle,
 )
+from .counting import CountEvaluator, count_errors
 from .instance_ap import evaluate_instance_masks
 from .instance_evaluator import InstanceMaskEvaluator
 from .label_maps import (
@@ -24,11 +25,13 @@ from .pseudo_label_writer import PseudoLabelWriter
 from .sem_seg_writer import SemSegLabelWriter
 
 __all__ = [
+    "CountEvaluator",
     "InstanceMaskEvaluator",
     "MultiLabelEvaluator",
     "PseudoLabelWriter",
     "SemSegLabelWriter",
     "confusion_matrix",
+    "count_errors",
     "evaluate_coco",
     "evaluate_instance_masks",
     "evaluate_label_maps",
