@@ -6,6 +6,7 @@ Importing this package registers the built-in datasets.
 from .augmentation import PaddedRandomCrop, RandomScale, build_image_level_augmentation
 from .builtin import register_builtin_datasets
 from .catalog import ground_truth_json, register_coco_json, replace_dataset
+from .dataset_dicts import get_image_label_dicts, get_pseudo_label_dicts, get_seed_dicts
 from .dataset_mapper import ImageLabelMapper, InstanceMapper
 from .image_labels import (
     check_image_level_dataset,
@@ -15,6 +16,7 @@ from .image_labels import (
     make_image_level,
     register_image_level_dataset,
     register_own_datasets,
+    register_pseudo_labels,
 )
 from .label_maps import (
     UNKNOWN,
@@ -46,6 +48,9 @@ __all__ = [
     "build_image_level_augmentation",
     "check_image_level_dataset",
     "convert_voc_instances_to_coco",
+    "get_image_label_dicts",
+    "get_pseudo_label_dicts",
+    "get_seed_dicts",
     "ground_truth_json",
     "load_class_folders",
     "load_coco_image_labels",
@@ -60,6 +65,7 @@ __all__ = [
     "register_own_datasets",
     "register_painted_instances",
     "register_pascal_voc",
+    "register_pseudo_labels",
     "register_sem_seg",
     "replace_dataset",
     "semantic_truth",

@@ -43,6 +43,7 @@ __all__ = [
     "make_image_level",
     "register_image_level_dataset",
     "register_own_datasets",
+    "register_pseudo_labels",
 ]
 
 logger = logging.getLogger(__name__)
@@ -218,17 +219,33 @@ def register_own_datasets(cfg: CfgNode) -> None:
     if pseudo.SEM_SEG_ROOT:
         register_label_maps(pseudo.SEM_SEG_NAME, pseudo.SEM_SEG_ROOT, pseudo.SOURCE)
     if pseudo.JSON:
-        image_root = pseudo.IMAGE_ROOT
-        if not image_root and pseudo.SOURCE:
-            if pseudo.SOURCE not in DatasetCatalog:
-                raise UserError(
-                    f"dataset '{pseudo.SOURCE}', DATASETS.PSEUDO.SOURCE, is not registered"
-                    f"{did_you_mean(pseudo.SOURCE, DatasetCatalog.list())}: correct it, name the "
-                    "files of your own dataset in DATASETS.OWN_TRAIN, or set "
-                    "DATASETS.PSEUDO.IMAGE_ROOT"
-                )
-            image_root = MetadataCatalog.get(pseudo.SOURCE).image_root
-        register_coco_json(pseudo.NAME, pseudo.JSON, image_root, gt_json="")
+        register_pseudo_labels(pseudo.NAME, pseudo.JSON, pseudo.IMAGE_ROOT, pseudo.SOURCE)
+
+
+def register_pseudo_labels(
+    name: str, json_file: str, image_root: str = "", source: str = ""
+) -> None:
+    """Register a COCO JSON of pseudo labels as a stock dataset.
+
+    Args:
+        name: of the dataset.
+        json_file: the JSON.
+        image_root: folder of its images; empty: that of ``source``.
+        source: name of the dataset that was labelled.
+
+    Raises:
+        UserError: ``source`` is needed and not registered.
+    """
+    if not image_root and source:
+        if source not in DatasetCatalog:
+            raise UserError(
+                f"dataset '{source}', DATASETS.PSEUDO.SOURCE, is not registered"
+                f"{did_you_mean(source, DatasetCatalog.list())}: correct it, name the "
+                "files of your own dataset in DATASETS.OWN_TRAIN, or set "
+                "DATASETS.PSEUDO.IMAGE_ROOT"
+            )
+        image_root = MetadataCatalog.get(source).image_root
+    register_coco_json(name, json_file, image_root, gt_json="")
 
 
 def make_image_level(dataset_dicts: Iterable[dict], max_count: int | None = None) -> list[dict]:

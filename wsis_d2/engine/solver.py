@@ -20,29 +20,52 @@ from ..errors import UserError
 ONE_CYCLE_START = 1 / 25
 
 
-def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Detectron2's parameter groups with ``SOLVER.OPTIMIZER`` and the learning rate multipliers.
+def get_optimizer_params(
+    model: torch.nn.Module,
+    base_lr: float,
+    *,
+    backbone_multiplier: float = 1.0,
+    head_multiplier: float = 1.0,
+    displacement_multiplier: float = 1.0,
+    **options,
+) -> list[dict]:
+    """Detectron2's parameter groups, with a learning rate for each part of the model.
 
-    Parameters of ``model.backbone`` get ``SOLVER.BACKBONE_MULTIPLIER``, all others
-    ``SOLVER.HEAD_MULTIPLIER``, and those of ``model.displacement_head`` also
-    ``SOLVER.DISPLACEMENT_MULTIPLIER``. Frozen parameters are left out.
+    Args:
+        model: frozen parameters are left out.
+        base_lr: learning rate that the factors are on.
+        backbone_multiplier: factor for ``model.backbone``.
+        head_multiplier: factor for everything else.
+        displacement_multiplier: another one, for ``model.displacement_head``.
+        options: see :func:`detectron2.solver.build.get_default_optimizer_params`.
     """
-    solver = cfg.SOLVER
     multipliers = {
-        "backbone": solver.BACKBONE_MULTIPLIER,
-        "displacement_head": solver.HEAD_MULTIPLIER * solver.DISPLACEMENT_MULTIPLIER,
+        "backbone": backbone_multiplier,
+        "displacement_head": head_multiplier * displacement_multiplier,
     }
-    groups = []
-    for name, child in model.named_children():
-        multiplier = multipliers.get(name, solver.HEAD_MULTIPLIER)
-        groups += get_default_optimizer_params(
-            child,
-            base_lr=solver.BASE_LR * multiplier,
-            weight_decay=solver.WEIGHT_DECAY,
-            weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-            bias_lr_factor=solver.BIAS_LR_FACTOR,
-            weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+    return [
+        group
+        for name, child in model.named_children()
+        for group in get_default_optimizer_params(
+            child, base_lr=base_lr * multipliers.get(name, head_multiplier), **options
         )
+    ]
+
+
+def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """``SOLVER.OPTIMIZER`` with the parameter groups of :func:`get_optimizer_params`."""
+    solver = cfg.SOLVER
+    groups = get_optimizer_params(
+        model,
+        solver.BASE_LR,
+        backbone_multiplier=solver.BACKBONE_MULTIPLIER,
+        head_multiplier=solver.HEAD_MULTIPLIER,
+        displacement_multiplier=solver.DISPLACEMENT_MULTIPLIER,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+    )
     if solver.OPTIMIZER == "SGD":
         optimizer_type = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
         return optimizer_type(
@@ -63,12 +86,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMult
             decay, solver.WARMUP_FACTOR, warmup_length, solver.WARMUP_METHOD
         )
     elif solver.LR_SCHEDULER_NAME == "OneCycleLR":
-        warmup = solver.ONE_CYCLE_WARMUP
-        multiplier = CompositeParamScheduler(
-            [LinearParamScheduler(ONE_CYCLE_START, 1.0), CosineParamScheduler(1.0, 0.0)],
-            lengths=[warmup, 1 - warmup],
-            interval_scaling=["rescaled", "rescaled"],
-        )
+        multiplier = one_cycle(solver.ONE_CYCLE_WARMUP)
     else:
         try:
             return build_stock_lr_scheduler(cfg, optimizer)
@@ -78,3 +96,12 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMult
                 "'OneCycleLR' or one of Detectron2's"
             ) from error
     return LRMultiplier(optimizer, multiplier=multiplier, max_iter=solver.MAX_ITER)
+
+
+def one_cycle(warmup: float = 0.3) -> CompositeParamScheduler:
+    """Linear up to the base learning rate over this part of the run, then cosine to 0."""
+    return CompositeParamScheduler(
+        [LinearParamScheduler(ONE_CYCLE_START, 1.0), CosineParamScheduler(1.0, 0.0)],
+        lengths=[warmup, 1 - warmup],
+        interval_scaling=["rescaled", "rescaled"],
+    )

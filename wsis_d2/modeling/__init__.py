@@ -1,7 +1,7 @@
 """Backbones and meta-architectures; importing this registers them with Detectron2."""
 
 from .affinitynet import AffinityNet
-from .backbone import build_wsis_resnet_backbone
+from .backbone import Stem, build_wsis_resnet_backbone, make_stages
 from .classifier import CAMClassifier, PRMClassifier
 from .irnet import IRNet
 from .relation_heads import RELATION_HEAD_REGISTRY, BoundaryHead, DisplacementHead
@@ -14,5 +14,7 @@ __all__ = [
     "DisplacementHead",
     "IRNet",
     "PRMClassifier",
+    "Stem",
     "build_wsis_resnet_backbone",
+    "make_stages",
 ]

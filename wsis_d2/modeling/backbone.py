@@ -1,13 +1,15 @@
 """Detectron2's ResNet with free strides and dilations."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Stem", "build_wsis_resnet_backbone"]
+__all__ = ["Stem", "build_wsis_resnet_backbone", "make_stages"]
 
 _BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
@@ -56,9 +58,7 @@ def build_wsis_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """
     resnets = cfg.MODEL.RESNETS
     _check(resnets)
-    basic = resnets.DEPTH < 50
     conv1_stride, *later_strides = resnets.STRIDES
-
     stem = Stem(
         input_shape.channels,
         resnets.STEM_OUT_CHANNELS,
@@ -66,16 +66,52 @@ def build_wsis_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         conv1_stride,
         resnets.STEM_MAX_POOL,
     )
-    in_channels, out_channels = resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS
-    bottleneck_channels = resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP
+    stages = make_stages(
+        resnets.DEPTH,
+        in_channels=resnets.STEM_OUT_CHANNELS,
+        out_channels=resnets.RES2_OUT_CHANNELS,
+        bottleneck_channels=resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP,
+        strides=(1, *later_strides),
+        dilations=resnets.DILATIONS,
+        num_groups=resnets.NUM_GROUPS,
+        stride_in_1x1=resnets.STRIDE_IN_1X1,
+        norm=resnets.NORM,
+    )
+    return ResNet(
+        stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT
+    )
+
+
+def make_stages(
+    depth: int,
+    *,
+    in_channels: int = 64,
+    out_channels: int = 256,
+    bottleneck_channels: int = 64,
+    strides: Sequence[int] = (1, 2, 2, 2),
+    dilations: Sequence[int] = (1, 1, 1, 1),
+    num_groups: int = 1,
+    stride_in_1x1: bool = False,
+    norm: str = "BN",
+) -> list[list[nn.Module]]:
+    """Blocks of res2 to res5, for the ``stages`` of Detectron2's :class:`ResNet`.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        in_channels: of res2's input: what the stem gives.
+        out_channels: of res2; each later stage has twice as many as the one before.
+        bottleneck_channels: inside of res2's blocks, likewise; from depth 50 on.
+        strides, dilations: of the four stages. The first block of a stage has its stride, every
+            block its dilation.
+        num_groups, stride_in_1x1, norm: as in ``MODEL.RESNETS``.
+    """
+    basic = depth < 50
     stages = []
-    for num_blocks, stride, dilation in zip(
-        _BLOCKS_PER_STAGE[resnets.DEPTH], (1, *later_strides), resnets.DILATIONS
-    ):
+    for num_blocks, stride, dilation in zip(_BLOCKS_PER_STAGE[depth], strides, dilations):
         options = {} if basic else {
             "bottleneck_channels": bottleneck_channels,
-            "num_groups": resnets.NUM_GROUPS,
-            "stride_in_1x1": resnets.STRIDE_IN_1X1,
+            "num_groups": num_groups,
+            "stride_in_1x1": stride_in_1x1,
             "dilation": dilation,
         }  # fmt: skip
         stages.append(
@@ -84,16 +120,14 @@ def build_wsis_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
                 num_blocks,
                 in_channels=in_channels,
                 out_channels=out_channels,
-                norm=resnets.NORM,
+                norm=norm,
                 stride_per_block=[stride] + [1] * (num_blocks - 1),
                 **options,
             )
         )
         in_channels = out_channels
         out_channels, bottleneck_channels = 2 * out_channels, 2 * bottleneck_channels
-    return ResNet(
-        stem, stages, out_features=resnets.OUT_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT
-    )
+    return stages
 
 
 def _check(resnets: CfgNode) -> None:
