@@ -16,6 +16,7 @@ def add_wsis_config(cfg: CN) -> None:
     _add_proposals_config(cfg)
     _add_cam_config(cfg)
     _add_pseudo_labels_config(cfg)
+    _add_density_config(cfg)
     _add_evaluation_config(cfg)
 
 
@@ -125,6 +126,36 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.PRM.FILTER = "median"
     # Peaks per backward pass of peak backpropagation: memory against speed.
     cfg.MODEL.PRM.PEAKS_PER_BATCH = 4
+
+
+def _add_density_config(cfg: CN) -> None:
+    # DensityPRM (Cholakkal et al., CVPR 2019): the category branch reads MODEL.CLASSIFIER and
+    # MODEL.PRM too, the end of the subitizing range is DATASETS.MAX_COUNT.
+    cfg.MODEL.DENSITY = CN()
+    # Hidden channels of each branch, as a factor on the number of classes, and their normalisation.
+    cfg.MODEL.DENSITY.WIDTH_FACTOR = 1.5
+    cfg.MODEL.DENSITY.NORM = "BN"
+    # A response of this size is one object (published: the number of cells, 14 x 14, so that the
+    # mean response is the count).
+    cfg.MODEL.DENSITY.CELLS = 196.0
+    # Weight of the loss of classes beyond the subitizing range (lambda).
+    cfg.MODEL.DENSITY.RANK_WEIGHT = 0.1
+    # Iterations of the first stage, without spatial losses (published: 20 epochs).
+    cfg.MODEL.DENSITY.STAGE1_ITERS = 0
+    # Of the absent classes that less than RARE_FREQUENCY of the batch shows, the fraction drawn at
+    # random for the losses (published code: VOC 1, COCO 0.1).
+    cfg.MODEL.DENSITY.ABSENT_FRACTION = 1.0
+    cfg.MODEL.DENSITY.RARE_FREQUENCY = 0.3
+
+    # PRM's proposal score with a density penalty ("DensityScore"); the first four keys as in
+    # PSEUDO_LABELS.PRM (published code: 0.8, 1e-5, 0.95, 5).
+    cfg.PSEUDO_LABELS.DENSITY = CN()
+    cfg.PSEUDO_LABELS.DENSITY.BALANCE_FACTOR = 0.8
+    cfg.PSEUDO_LABELS.DENSITY.PENALTY_FACTOR = 1e-5
+    cfg.PSEUDO_LABELS.DENSITY.BG_THRESHOLD_FACTOR = 0.95
+    cfg.PSEUDO_LABELS.DENSITY.CONTOUR_WIDTH = 5
+    # Weight of |1 - density inside the proposal| (gamma).
+    cfg.PSEUDO_LABELS.DENSITY.DENSITY_FACTOR = 0.2
 
 
 def _add_relations_config(cfg: CN) -> None:

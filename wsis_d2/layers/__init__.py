@@ -3,6 +3,7 @@
 from .affinity import PairAffinity, boundary_affinity, feature_affinity
 from .centroids import cluster_centroids, find_centroids
 from .dense_crf import CRFSettings, dense_crf_from_labels, dense_crf_from_scores
+from .density_losses import count_losses, highest_peaks, spatial_losses
 from .peak_backprop import peak_response_maps
 from .peak_stimulation import find_peaks, peak_stimulation
 from .random_walk import random_walk
@@ -14,13 +15,16 @@ __all__ = [
     "affinitynet_losses",
     "boundary_affinity",
     "cluster_centroids",
+    "count_losses",
     "dense_crf_from_labels",
     "dense_crf_from_scores",
     "feature_affinity",
     "find_centroids",
     "find_peaks",
+    "highest_peaks",
     "irnet_losses",
     "peak_response_maps",
     "peak_stimulation",
     "random_walk",
+    "spatial_losses",
 ]

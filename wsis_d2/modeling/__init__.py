@@ -3,6 +3,7 @@
 from .affinitynet import AffinityNet
 from .backbone import Stem, build_wsis_resnet_backbone, make_stages
 from .classifier import CAMClassifier, PRMClassifier
+from .density import DensityPRM
 from .irnet import IRNet
 from .relation_heads import RELATION_HEAD_REGISTRY, BoundaryHead, DisplacementHead
 
@@ -11,6 +12,7 @@ __all__ = [
     "AffinityNet",
     "BoundaryHead",
     "CAMClassifier",
+    "DensityPRM",
     "DisplacementHead",
     "IRNet",
     "PRMClassifier",
