@@ -23,6 +23,7 @@ SUPERVISION = {
     "AffinityNet": "seeds",
     "SemanticSegmentor": "sem_seg",
     "GeneralizedRCNN": "masks",
+    "RetinaMask": "masks",
 }
 
 
@@ -33,7 +34,7 @@ def _name(path):
 @pytest.mark.parametrize("path", STAGE_CONFIGS, ids=_name)
 def test_config_builds_its_model(path):
     options = ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.NUM_CLASSES", "20"]
-    options += ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "21"]
+    options += ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "21", "MODEL.RETINANET.NUM_CLASSES", "20"]
     cfg = load_config(str(path), [*options, "MODEL.CLASSIFIER.NUM_CLASSES", "20"])
     model = build_model(cfg)
     assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE

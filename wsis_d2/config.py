@@ -13,6 +13,7 @@ def add_wsis_config(cfg: CN) -> None:
     _add_solver_config(cfg)
     _add_model_config(cfg)
     _add_relations_config(cfg)
+    _add_retina_mask_config(cfg)
     _add_proposals_config(cfg)
     _add_cam_config(cfg)
     _add_pseudo_labels_config(cfg)
@@ -184,6 +185,28 @@ def _add_relations_config(cfg: CN) -> None:
     cfg.MODEL.AFFINITYNET.STRIDE = 8
     # Pairs of pixels closer than this, in cells, are related in training and in inference.
     cfg.MODEL.AFFINITYNET.RADIUS = 5
+
+
+def _add_retina_mask_config(cfg: CN) -> None:
+    # RetinaMask (Fu, Shvets and Berg, 2019): MODEL.RETINANET and MODEL.ROI_MASK_HEAD hold the rest.
+    # MODEL.RETINANET.NUM_CLASSES 0: as many as the training dataset has.
+    cfg.MODEL.RETINAMASK = CN()
+    # Features that the masks are read from, finest first (section 3.1).
+    cfg.MODEL.RETINAMASK.IN_FEATURES = ("p3", "p4", "p5")
+    # In training the mask head reads the ground-truth boxes and this many detections per image ...
+    cfg.MODEL.RETINAMASK.TRAIN_DETECTIONS = 100
+    # ... of which those count that overlap a ground truth by this IoU.
+    cfg.MODEL.RETINAMASK.FG_IOU = 0.5
+    # Smooth L1 whose control point follows the running mean and variance of the error, at most
+    # MODEL.RETINANET.SMOOTH_L1_LOSS_BETA (section 3.2); False: RetinaNet's own box loss.
+    cfg.MODEL.RETINAMASK.SELF_ADJUSTING_SMOOTH_L1 = True
+    # Weight of the old statistics when an iteration's are added.
+    cfg.MODEL.RETINAMASK.SMOOTH_L1_MOMENTUM = 0.9
+    # Factor on the box loss, which Detectron2 sums over the four coordinates (released code: mean).
+    cfg.MODEL.RETINAMASK.BOX_LOSS_WEIGHT = 0.25
+    # A ground truth without an anchor of enough IoU gets its best one if they overlap by this much
+    # (section 3.3; 0: by anything, as published; 1: none).
+    cfg.MODEL.RETINAMASK.BEST_MATCH_MIN_IOU = 0.0
 
 
 def _add_proposals_config(cfg: CN) -> None:

@@ -30,9 +30,9 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
 
     The keys of Detectron2's DeepLab and PointRend are known where these projects are installed. The
     device is the CPU where there is no CUDA device. Datasets that the config names by their files
-    are registered. ``NUM_CLASSES: 0`` of ``MODEL.ROI_HEADS`` and ``MODEL.POINT_HEAD`` becomes the
-    training dataset's number of classes, and that of ``MODEL.SEM_SEG_HEAD`` its number with the
-    background.
+    are registered. ``NUM_CLASSES: 0`` of ``MODEL.ROI_HEADS``, ``MODEL.RETINANET`` and
+    ``MODEL.POINT_HEAD`` becomes the training dataset's number of classes, and that of
+    ``MODEL.SEM_SEG_HEAD`` its number with the background.
 
     Raises:
         UserError: Missing file, unknown key, value of the wrong type.
@@ -62,6 +62,8 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     register_own_datasets(cfg)
     if cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names(cfg))
+    if cfg.MODEL.RETINANET.NUM_CLASSES == 0:
+        cfg.MODEL.RETINANET.NUM_CLASSES = len(class_names(cfg))
     if cfg.MODEL.get("POINT_HEAD", {}).get("NUM_CLASSES") == 0:
         cfg.MODEL.POINT_HEAD.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:

@@ -8,10 +8,12 @@ from .peak_backprop import peak_response_maps
 from .peak_stimulation import find_peaks, peak_stimulation
 from .random_walk import random_walk
 from .relation_losses import affinitynet_losses, irnet_losses
+from .smooth_l1 import SelfAdjustingSmoothL1
 
 __all__ = [
     "CRFSettings",
     "PairAffinity",
+    "SelfAdjustingSmoothL1",
     "affinitynet_losses",
     "boundary_affinity",
     "cluster_centroids",

@@ -5,17 +5,21 @@ from .backbone import Stem, build_wsis_resnet_backbone, make_stages
 from .classifier import CAMClassifier, PRMClassifier
 from .density import DensityPRM
 from .irnet import IRNet
+from .matching import BestMatcher
 from .relation_heads import RELATION_HEAD_REGISTRY, BoundaryHead, DisplacementHead
+from .retina_mask import RetinaMask
 
 __all__ = [
     "RELATION_HEAD_REGISTRY",
     "AffinityNet",
+    "BestMatcher",
     "BoundaryHead",
     "CAMClassifier",
     "DensityPRM",
     "DisplacementHead",
     "IRNet",
     "PRMClassifier",
+    "RetinaMask",
     "Stem",
     "build_wsis_resnet_backbone",
     "make_stages",
