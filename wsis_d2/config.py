@@ -19,6 +19,7 @@ def add_wsis_config(cfg: CN) -> None:
     _add_pseudo_labels_config(cfg)
     _add_density_config(cfg)
     _add_evaluation_config(cfg)
+    _add_noise_config(cfg)
 
 
 def _own_dataset(name: str) -> CN:
@@ -61,6 +62,10 @@ def _add_data_config(cfg: CN) -> None:
     # Folder of its images; empty: the image folder of the dataset SOURCE, which was labelled.
     cfg.DATASETS.PSEUDO.IMAGE_ROOT = ""
     cfg.DATASETS.PSEUDO.SOURCE = ""
+    # Each object's mask is drawn from its candidates, in proportion to their weights, whenever its
+    # image is loaded for training (WISE, section 3.2): the JSON has them where it was made with
+    # PSEUDO_LABELS.MAX_CANDIDATES.
+    cfg.DATASETS.PSEUDO.SAMPLE_CANDIDATES = False
     # Semantic pseudo labels: a folder of label maps (PNG: 0 background, c + 1 class c, 255 ignored)
     # named like the images of SOURCE, and the name of the dataset that they make.
     cfg.DATASETS.PSEUDO.SEM_SEG_ROOT = ""
@@ -311,12 +316,21 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     # One mask per object: masks of one class that overlap a better one by more than this IoU are
     # dropped (PRM: 0.3, and their responses are merged). 1: keep all.
     cfg.PSEUDO_LABELS.NMS_THRESHOLD = 0.3
+    # ... masks of any class (PRM; the generator "PRM" always does).
+    cfg.PSEUDO_LABELS.CLASS_AGNOSTIC_NMS = False
+    # Export this many of each object's best proposals with their weights, for
+    # DATASETS.PSEUDO.SAMPLE_CANDIDATES; 0: only the chosen one.
+    cfg.PSEUDO_LABELS.MAX_CANDIDATES = 0
+
+    # Local maxima of multi-scale CAMs ("CAMMaxima").
+    cfg.PSEUDO_LABELS.CAM_MAXIMA = CN()
+    # Least distance of two maxima of a class, in pixels of the image.
+    cfg.PSEUDO_LABELS.CAM_MAXIMA.MIN_DISTANCE = 16
+    # Least CAM of a maximum, as a fraction of the greatest of its class in the image.
+    cfg.PSEUDO_LABELS.CAM_MAXIMA.RELATIVE_THRESHOLD = 0.3
 
     # WISE (Laradji et al., BMVC 2019, section 3.2).
     cfg.PSEUDO_LABELS.WISE = CN()
-    # "best": the proposal of highest objectness that contains the peak; "sampled": one of them in
-    # proportion to objectness (seeded by SEED and the image).
-    cfg.PSEUDO_LABELS.WISE.SELECTION = "best"
     # Proposals below this objectness are not considered (WISE's code: 0.75 on SharpMask's scores).
     cfg.PSEUDO_LABELS.WISE.MIN_OBJECTNESS = 0.0
 
@@ -376,3 +390,38 @@ def _add_evaluation_config(cfg: CN) -> None:
     cfg.TEST.INSTANCE_MASKS.IOU_THRESHOLDS = (0.25, 0.5, 0.7, 0.75)
     # Area bounds of "small" and "medium" objects in pixels (COCO: 32^2 and 96^2).
     cfg.TEST.INSTANCE_MASKS.AREA_BOUNDS = (1024.0, 9216.0)
+
+
+def _add_noise_config(cfg: CN) -> None:
+    """What the second stage may do about wrong and missing pseudo labels; off by default.
+
+    Score weights, ignore regions and self-training go beyond the papers.
+    """
+    # WISE's refinement (section 3.3): every predicted mask becomes the proposal of PROPOSALS of
+    # highest Jaccard index, if that is above REFINE_MIN_IOU (published: 0).
+    cfg.TEST.REFINE_WITH_PROPOSALS = False
+    cfg.TEST.REFINE_MIN_IOU = 0.0
+
+    # With the parts of Base-NoiseAware.yaml: foreground proposals weigh in the box and mask losses
+    # in proportion to the score of their pseudo label, whose mean over each class is made 1.
+    cfg.DATASETS.PSEUDO.SCORE_WEIGHTS = False
+
+    # Export where no pseudo mask is, but the response of a labelled class is above this fraction of
+    # its maximum in the image, as crowd annotations; 0: do not.
+    cfg.PSEUDO_LABELS.IGNORE_THRESHOLD = 0.0
+    # With the parts of Base-NoiseAware.yaml: do not train on these regions as background. Stock
+    # models always do, they leave crowd annotations out.
+    cfg.DATASETS.PSEUDO.IGNORE_REGIONS = False
+    cfg.MODEL.NOISE_AWARE = CN()
+    # Background anchors and proposals of which more than this fraction is to be ignored are.
+    cfg.MODEL.NOISE_AWARE.IGNORE_OVERLAP = 0.5
+
+    # The generator "SelfTraining": predictions of a trained instance model (any META_ARCHITECTURE)
+    # whose class is in the image label and whose score is at least MIN_SCORE; those with a mask IoU
+    # above NMS_THRESHOLD with a better one of their class are dropped.
+    cfg.PSEUDO_LABELS.SELF_TRAINING = CN()
+    cfg.PSEUDO_LABELS.SELF_TRAINING.MIN_SCORE = 0.5
+    cfg.PSEUDO_LABELS.SELF_TRAINING.NMS_THRESHOLD = 0.5
+    # JSON of the pseudo labels that the model was trained on: classes of the image label that it
+    # does not find keep theirs. Empty: they have none.
+    cfg.PSEUDO_LABELS.SELF_TRAINING.OLD_LABELS = ""

@@ -64,7 +64,7 @@ def test_labels_load_in_pycocotools_and_detectron2(wise_output, datasets_root):
     info = coco.dataset["info"]
     assert info["generator"] == "WISE"
     assert len(info["weights_sha256"]) == 64
-    assert info["config"]["PSEUDO_LABELS"]["WISE"]["SELECTION"] == "best"
+    assert info["config"]["PSEUDO_LABELS"]["SELECTOR"] == "BestObjectness"
     dicts = load_coco_json(path, str(datasets_root / "shapes" / "JPEGImages"), "labels_of_the_test")
     assert sum(len(d["annotations"]) for d in dicts) == len(coco.anns)
     assert all(Path(d["file_name"]).is_file() for d in dicts)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from detectron2.structures import ImageList
 
 from wsis_d2.errors import UserError
-from wsis_d2.labeling import PeakLocalizer
+from wsis_d2.labeling import PRMPeaks
 from wsis_d2.layers import peak_stimulation
 
 
@@ -19,6 +20,9 @@ class Maps(torch.nn.Module):
 
     upsample = 1
     statistic = "median"
+
+    def preprocess(self, batched_inputs):
+        return ImageList.from_tensors([x["image"] for x in batched_inputs])
 
     def stimulate(self, maps):
         logits, peaks = peak_stimulation(maps, threshold=self.statistic)
@@ -41,10 +45,11 @@ def maps():
 def _localize(maps, labels, size=(32, 32), statistic="median", **options):
     options = {"class_threshold": -100.0, "peak_threshold": 0.5, **options}
     # Not constant: relevance counts from the image's minimum.
-    image = torch.linspace(1, 2, 32 * 32).reshape(1, 1, 32, 32).repeat(1, 3, 1, 1)
+    image = torch.linspace(1, 2, 32 * 32).reshape(1, 32, 32).repeat(3, 1, 1)
     classifier = Maps(maps)
     classifier.statistic = statistic
-    return PeakLocalizer(**options)(classifier, image, torch.tensor(labels), size)
+    x = {"image": image, "image_labels": torch.tensor(labels), "height": size[0], "width": size[1]}
+    return PRMPeaks(network=classifier, **options)(x)
 
 
 def test_peaks_of_the_labelled_classes_strongest_first(maps):
@@ -98,3 +103,8 @@ def test_no_peak(maps):
 def test_unknown_location_is_named(maps):
     with pytest.raises(UserError, match="'centre'"):
         _localize(maps, [0], location="centre")
+
+
+def test_a_network_without_peaks_is_named():
+    with pytest.raises(UserError, match="'Identity'.*PRMClassifier"):
+        PRMPeaks(network=torch.nn.Identity())

@@ -37,9 +37,7 @@ logger = logging.getLogger(__name__)
 
 #: Config sections that decide what the labels are; the rest (output folders, solver, workers) may
 #: differ between two runs that give the same labels.
-LABEL_SECTIONS = ("INPUT", "MODEL", "PROPOSALS", "PSEUDO_LABELS")
-#: The same of generators that start from CAMs.
-CAM_LABEL_SECTIONS = ("INPUT", "MODEL", "CAM", "DENSE_CRF", "PSEUDO_LABELS")
+LABEL_SECTIONS = ("INPUT", "MODEL", "PROPOSALS", "CAM", "DENSE_CRF", "PSEUDO_LABELS")
 
 
 def sem_seg_folder(output_file: str) -> str:
@@ -171,8 +169,7 @@ def one_thread_on_cpu() -> Iterator[None]:
 
 def label_info(cfg: CfgNode, dataset_name: str, generator: torch.nn.Module) -> dict:
     """The ``info`` block: how the labels were made. No dates, paths or counts of processes."""
-    from_cams = hasattr(generator, "cams")
-    sections = {key: cfg[key] for key in (CAM_LABEL_SECTIONS if from_cams else LABEL_SECTIONS)}
+    sections = {key: cfg[key] for key in LABEL_SECTIONS}
     settings = json.loads(json.dumps(sections, default=list))
     for section, key in (
         ("MODEL", "WEIGHTS"),
@@ -180,7 +177,8 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: torch.nn.Module) -> d
         ("PROPOSALS", "PATH"),
         ("CAM", "PATH"),
     ):
-        settings.get(section, {}).pop(key, None)
+        settings[section].pop(key)
+    old_labels = settings["PSEUDO_LABELS"]["SELF_TRAINING"].pop("OLD_LABELS")
     info = {
         "description": f"Pseudo labels of {dataset_name} from image-level labels",
         "generator": cfg.PSEUDO_LABELS.GENERATOR,
@@ -189,6 +187,8 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: torch.nn.Module) -> d
         "seed": cfg.SEED,
         "config": settings,
     }
-    if from_cams:
+    if getattr(generator, "cams", None) is not None:
         info["cams"] = LabelFolder(cfg.CAM.PATH, ".npz", dataset_name, "CAM.PATH").fingerprint()
+    if old_labels:
+        info["old_labels_sha256"] = file_sha256(old_labels)
     return info

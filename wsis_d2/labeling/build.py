@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 
 from ..errors import UserError, look_up
+from .ignore_region import AddIgnoreRegions
 
 LABEL_GENERATOR_REGISTRY = Registry("LABEL_GENERATOR")
 LABEL_GENERATOR_REGISTRY.__doc__ = """
@@ -55,4 +56,26 @@ def build_label_generator(cfg: CfgNode) -> torch.nn.Module:
     """
     name = cfg.PSEUDO_LABELS.GENERATOR
     generator = look_up(LABEL_GENERATOR_REGISTRY, name, "PSEUDO_LABELS.GENERATOR")(cfg)
+    if cfg.PSEUDO_LABELS.IGNORE_THRESHOLD > 0:
+        generator.register_forward_hook(AddIgnoreRegions(cfg.PSEUDO_LABELS.IGNORE_THRESHOLD))
     return generator.to(torch.device(cfg.MODEL.DEVICE)).eval()
+
+
+def build_localizer(cfg: CfgNode) -> torch.nn.Module:
+    """The localiser ``cfg.PSEUDO_LABELS.LOCALIZER``, without weights.
+
+    Raises:
+        UserError: no localiser of that name.
+    """
+    name = cfg.PSEUDO_LABELS.LOCALIZER
+    return look_up(LOCALIZER_REGISTRY, name, "PSEUDO_LABELS.LOCALIZER")(cfg)
+
+
+def build_selector(cfg: CfgNode):
+    """The selector ``cfg.PSEUDO_LABELS.SELECTOR``; see :mod:`wsis_d2.labeling.selectors`.
+
+    Raises:
+        UserError: no selector of that name.
+    """
+    name = cfg.PSEUDO_LABELS.SELECTOR
+    return look_up(SELECTOR_REGISTRY, name, "PSEUDO_LABELS.SELECTOR")(cfg)

@@ -134,18 +134,18 @@ def instance_scale(
     return torch.where(strong > 0, strength / strong.clamp(min=1e-20), 0)[:, None, None]
 
 
-def _upsample(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+def upsample(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """(I, h, w) at a stride to (I, H, W)."""
     maps = F.interpolate(maps[:, None], scale_factor=stride, mode="bilinear", align_corners=False)
     return maps[:, 0, : size[0], : size[1]]
 
 
-def _winners(scores: Tensor, stride: int, size: tuple[int, int], bg_threshold: float):
+def find_winners(scores: Tensor, stride: int, size: tuple[int, int], bg_threshold: float):
     """(H, W) index of the highest score + 1, 0 for the background; and (H, W) its score."""
     # Upsampling averages: what is below the threshold everywhere cannot win at any pixel.
     candidates = (scores.flatten(1).amax(1) > bg_threshold).nonzero()[:, 0]
     background = scores.new_full((1, *size), bg_threshold)
-    upsampled = _upsample(scores[candidates], stride, size).clamp(max=1)
+    upsampled = upsample(scores[candidates], stride, size).clamp(max=1)
     best, winners = torch.cat([background, upsampled]).max(0)
     return torch.cat([candidates.new_zeros(1), candidates + 1])[winners], best
 
@@ -210,7 +210,7 @@ def cues_to_instances(
         )
     scores = cues.instance_scores
     scores = scores * instance_scale(scores, cues.instance_cams, normalization, min_area)
-    winners, best = _winners(scores, stride, image_size, bg_threshold)
+    winners, best = find_winners(scores, stride, image_size, bg_threshold)
     return detect_instances(winners, best, cues.instance_class_ids, min_area)
 
 
@@ -227,7 +227,7 @@ def cues_to_label_map(
     scores = torch.einsum("ci,ihw->chw", of_class, cues.instance_scores)
     if cues.boundary is not None:
         scores = scores / scores.amax().clamp(min=1e-20)
-    winners, _ = _winners(scores, stride, image_size, bg_threshold)
+    winners, _ = find_winners(scores, stride, image_size, bg_threshold)
     labels = torch.cat([class_ids.new_zeros(1), class_ids + 1])
     return labels[winners].to(torch.uint8)
 
@@ -315,21 +315,26 @@ class IRNetLabels(torch.nn.Module):
         return [self._label(x) for x in batched_inputs]
 
     def _label(self, x: dict) -> dict:
+        cues, size = self.relate(x), (x["height"], x["width"])
+        instances = cues_to_instances(
+            cues, size, self.bg_threshold, self.stride, self.normalization, self.min_area
+        )
+        label_map = cues_to_label_map(cues, size, self.sem_seg_bg_threshold, self.stride)
+        return {"instances": instances, "sem_seg_labels": label_map, "cues": cues}
+
+    @torch.no_grad()
+    def relate(self, x: dict) -> IRNetCues:
+        """What the network and the random walk say of one image; ``x`` is an input dict."""
         (relations,) = self.network([x])
         boundary, displacement = relations["boundary"], relations["displacement"]
         cam, class_ids = self.cams.get(x)
-        cam, size = cam.to(boundary.device), (x["height"], x["width"])
+        cam = cam.to(boundary.device)
         if cam.shape[1:] != boundary.shape:  # CAMs were stored at another stride
             cam = F.interpolate(cam[None], boundary.shape, mode="bilinear", align_corners=False)[0]
-        cues = walk_instance_cams(
+        return walk_instance_cams(
             cam,
             class_ids.to(cam.device),
             boundary if self.use_boundary else None,
             displacement if self.use_displacement else None,
             **self.walk_options,
         )
-        instances = cues_to_instances(
-            cues, size, self.bg_threshold, self.stride, self.normalization, self.min_area
-        )
-        label_map = cues_to_label_map(cues, size, self.sem_seg_bg_threshold, self.stride)
-        return {"instances": instances, "sem_seg_labels": label_map, "cues": cues}

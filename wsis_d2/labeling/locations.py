@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,3 +56,27 @@ class Localizer(torch.nn.Module, ABC):
             x: A model input dict: ``image`` (C, H, W), ``image_labels`` (K,) int64, ``file_name``,
                 ``image_id``, and ``height`` and ``width`` of the original image.
         """
+
+
+def strongest_points(maps: Tensor) -> Tensor:
+    """(y, x) of the maximum of each of P maps (P, h, w), the first one of equals: (P, 2) int64."""
+    width = maps.shape[-1]
+    flat = maps.flatten(1)
+    index = flat.argmax(1) if len(flat) else flat.new_zeros(0, dtype=torch.int64)
+    return torch.stack([index // width, index % width], 1)
+
+
+def to_pixels(points: Tensor, map_size: Sequence[int], image_size: Sequence[int]) -> Tensor:
+    """Points of a map as pixels of its image, at the same relative place, centre for centre.
+
+    Args:
+        points: (P, 2) int64, (y, x) in a map of ``map_size``.
+        map_size: (h, w) of the map, which covers the image.
+        image_size: (H, W) of the image.
+
+    Returns:
+        (P, 2) int64, (y, x) inside the image.
+    """
+    size = torch.tensor(map_size, device=points.device)
+    target = torch.tensor(image_size, device=points.device)
+    return ((points + 0.5) * target / size).long().clamp(min=0).minimum(target - 1)

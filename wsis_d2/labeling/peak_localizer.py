@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import build_model
 
 from ..errors import UserError
 from ..layers import peak_response_maps
+from .build import LOCALIZER_REGISTRY
+from .locations import Localizer, LocationCues, strongest_points, to_pixels
 
 
-@dataclass
-class PeakCues:
-    """The peaks of one image, strongest first, P of them.
-
-    Attributes:
-        class_ids: (P,) int64, contiguous class ids.
-        responses: (P,) float, class response at the peak (a logit).
-        class_scores: (P,) float in [0, 1], probability of the peak's class in the image.
-        points: (P, 2) int64, (y, x) in pixels of the original image.
-        response_maps: (P, h, w) float, peak response maps at the network's input size; each is
-            non-negative and sums to 1.
-        class_response_maps: (C, h', w') float, class response maps before upsampling (logits).
-    """
-
-    class_ids: torch.Tensor
-    responses: torch.Tensor
-    class_scores: torch.Tensor
-    points: torch.Tensor
-    response_maps: torch.Tensor
-    class_response_maps: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.class_ids)
-
-
-class PeakLocalizer:
+@LOCALIZER_REGISTRY.register()
+class PRMPeaks(Localizer):
     """Peaks of the labelled classes and their response maps (Zhou et al., CVPR 2018, section 3).
 
+    Responses are logits, class scores the probability of the peak's class in the image. The peak
+    response maps are of the network's input size.
+
     Args:
+        network: A :class:`wsis_d2.modeling.PRMClassifier`.
         class_threshold: Least class score (a logit) for peaks of that class to count.
         peak_threshold: A peak's response (a logit) is above this.
         relative_threshold: Least response of a peak relative to the strongest of its class.
@@ -53,6 +34,7 @@ class PeakLocalizer:
     def __init__(
         self,
         *,
+        network: torch.nn.Module,
         class_threshold: float = 0.0,
         peak_threshold: float = 30.0,
         relative_threshold: float = 0.0,
@@ -60,10 +42,17 @@ class PeakLocalizer:
         location: str = "response",
         peaks_per_batch: int = 16,
     ):
+        super().__init__()
         if location not in ("response", "cell"):
             raise UserError(
                 f"PSEUDO_LABELS.PEAK_LOCATION is {location!r}: choose 'response' or 'cell'"
             )
+        if not hasattr(network, "stimulate"):
+            raise UserError(
+                f"MODEL.META_ARCHITECTURE is '{type(network).__name__}', which has no peaks: use "
+                "the config of a PRMClassifier, or another PSEUDO_LABELS.LOCALIZER"
+            )
+        self.network = network
         self.class_threshold = class_threshold
         self.peak_threshold = peak_threshold
         self.relative_threshold = relative_threshold
@@ -72,10 +61,11 @@ class PeakLocalizer:
         self.peaks_per_batch = peaks_per_batch
 
     @classmethod
-    def from_config(cls, cfg) -> dict:
-        """Reads ``PSEUDO_LABELS``, and ``MODEL.PRM.PEAKS_PER_BATCH``."""
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """Reads ``MODEL`` and ``PSEUDO_LABELS``."""
         labels = cfg.PSEUDO_LABELS
         return {
+            "network": build_model(cfg),
             "class_threshold": labels.CLASS_THRESHOLD,
             "peak_threshold": labels.PEAK_THRESHOLD,
             "relative_threshold": labels.PEAK_RELATIVE_THRESHOLD,
@@ -85,39 +75,25 @@ class PeakLocalizer:
         }
 
     @torch.no_grad()
-    def __call__(
-        self,
-        classifier: torch.nn.Module,
-        image: torch.Tensor,
-        image_labels: torch.Tensor,
-        image_size: tuple[int, int],
-    ) -> PeakCues:
-        """Locate the instances of one image.
-
-        Args:
-            classifier: A :class:`PRMClassifier`, in eval mode.
-            image: (1, 3, h, w) float, normalised, as ``classifier.preprocess`` gives it.
-            image_labels: (K,) int64, the classes that the image shows.
-            image_size: (height, width) of the original image, for :attr:`PeakCues.points`.
-        """
-        maps = classifier.class_response_maps(image)
-        class_scores, peaks, responses = classifier.stimulate(maps)
+    def forward(self, x: dict) -> LocationCues:
+        """See :meth:`Localizer.forward`."""
+        network = self.network
+        image = network.preprocess([x]).tensor
+        maps = network.class_response_maps(image)
+        class_scores, peaks, responses = network.stimulate(maps)
         class_ids = peaks[:, 1]
-        keep = self._select(class_ids, responses, class_scores[0], image_labels.to(maps.device))
+        labels = torch.as_tensor(x["image_labels"]).to(maps.device)
+        keep = self._select(class_ids, responses, class_scores[0], labels)
         class_ids, responses, peaks = class_ids[keep], responses[keep], peaks[keep]
         response_maps = peak_response_maps(
-            classifier.class_response_maps,
-            image,
-            peaks,
-            classifier.upsample,
-            self.peaks_per_batch,
+            network.class_response_maps, image, peaks, network.upsample, self.peaks_per_batch
         )
-        map_size = [side * classifier.upsample for side in maps.shape[-2:]]
-        return PeakCues(
+        map_size = [side * network.upsample for side in maps.shape[-2:]]
+        return LocationCues(
             class_ids=class_ids,
             responses=responses,
             class_scores=class_scores[0, class_ids].sigmoid(),
-            points=self._points(peaks, map_size, response_maps, image_size),
+            points=self._points(peaks, map_size, response_maps, (x["height"], x["width"])),
             response_maps=response_maps,
             class_response_maps=maps[0],
         )
@@ -137,14 +113,6 @@ class PeakLocalizer:
 
     def _points(self, peaks, map_size, response_maps, image_size) -> torch.Tensor:
         """(P, 2) peaks in pixels of the original image."""
-        if self.location == "response":
-            height, width = response_maps.shape[-2:]
-            flat = response_maps.flatten(1)
-            index = flat.argmax(1) if len(flat) else flat.new_zeros(0, dtype=torch.int64)
-            points = torch.stack([index // width, index % width], 1)
-            size = torch.tensor([height, width], device=points.device)
-        else:
-            points, size = peaks[:, 2:], torch.tensor(map_size, device=peaks.device)
-        # Pixel centres: the same relative place in a grid of another size.
-        target = torch.tensor(image_size, device=points.device)
-        return ((points + 0.5) * target / size).long().clamp(min=0).minimum(target - 1)
+        if self.location == "cell":
+            return to_pixels(peaks[:, 2:], map_size, image_size)
+        return to_pixels(strongest_points(response_maps), response_maps.shape[-2:], image_size)

@@ -243,3 +243,32 @@ class PRMScore(Selector):
             + responses @ contours.flatten(1).float().T
             - self.penalty_factor * background @ inside.T
         )
+
+
+@SELECTOR_REGISTRY.register()
+class DiceWithResponse(Selector):
+    """The proposal S of greatest Dice coefficient with the object's response map R.
+
+    Soft Dice as in V-Net (Milletari et al., 3DV 2016, section 3): ``2 sum(R S) / (sum(R^2) +
+    sum(S))``, with R divided by its maximum.
+    """
+
+    @configurable
+    def __init__(self):
+        pass
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """Reads nothing."""
+        return {}
+
+    def match(self, cues: LocationCues, proposals: MaskProposals) -> np.ndarray:
+        """See :meth:`Selector.match`."""
+        masks = torch.from_numpy(proposals.decode()).float()
+        responses = cues.response_maps.cpu()[:, None]
+        responses = F.interpolate(responses, masks.shape[1:], mode="bilinear", align_corners=False)
+        responses, masks = responses.flatten(1), masks.flatten(1)
+        responses = responses / responses.amax(1, keepdim=True).clamp(min=1e-20)
+        overlap = responses @ masks.T
+        total = responses.square().sum(1)[:, None] + masks.sum(1)
+        return (2 * overlap / total).numpy().astype(np.float64)

@@ -1,0 +1,108 @@
+"""Where are the instances? Where IRNet's displacement field leads to."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
+from torch import Tensor
+
+from .build import LOCALIZER_REGISTRY, label_dataset_name
+from .irnet_labels import IRNetCues, IRNetLabels, find_winners, instance_scale, upsample
+from .locations import Localizer, LocationCues, strongest_points
+
+
+@LOCALIZER_REGISTRY.register()
+class IRNetCentroids(Localizer):
+    """The instances that IRNet's displacement field tells apart (Ahn et al., CVPR 2019, section
+    5.1), each with its instance-wise CAM after the random walk.
+
+    An instance is a pair of a class and a cluster. It counts where it wins at least ``min_area`` of
+    the image from the other instances and the background, by the scores of IRNet's own labels.
+    Response and class score are the maximum of its score. Response maps are of the image's size.
+
+    Args:
+        labels: The trained :class:`wsis_d2.modeling.IRNet` with CAMs and random walk.
+        num_classes: Number of classes of the dataset.
+        max_peaks: At most this many instances per image, strongest first.
+    """
+
+    @configurable
+    def __init__(self, *, labels: IRNetLabels, num_classes: int, max_peaks: int = 100):
+        super().__init__()
+        self.labels = labels
+        self.num_classes = num_classes
+        self.max_peaks = max_peaks
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """Reads ``PSEUDO_LABELS`` and what :class:`IRNetLabels` reads."""
+        return {
+            "labels": IRNetLabels(cfg),
+            "num_classes": len(MetadataCatalog.get(label_dataset_name(cfg)).thing_classes),
+            "max_peaks": cfg.PSEUDO_LABELS.MAX_PEAKS,
+        }
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The IRNet."""
+        return self.labels.network
+
+    @property
+    def cams(self):
+        """The stored CAMs that it starts from."""
+        return self.labels.cams
+
+    @torch.no_grad()
+    def forward(self, x: dict) -> LocationCues:
+        """See :meth:`Localizer.forward`."""
+        cues, size = self.labels.relate(x), (x["height"], x["width"])
+        labels = self.labels
+        scores = cues.instance_scores
+        scores = scores * instance_scale(
+            scores, cues.instance_cams, labels.normalization, labels.min_area
+        )
+        responses = scores.flatten(1).amax(1).clamp(max=1)
+        winners, _ = find_winners(scores, labels.stride, size, labels.bg_threshold)
+        areas = winners.flatten().bincount(minlength=len(scores) + 1)[1:]
+        (index,) = (areas >= max(1, labels.min_area * winners.numel())).nonzero(as_tuple=True)
+        order = torch.sort(responses[index], descending=True, stable=True).indices
+        index = index[order[: self.max_peaks]]
+        cells = instance_points(cues, index, scores[index], labels.bg_threshold)
+        last_pixel = torch.tensor(size, device=cells.device) - 1
+        response_maps = upsample(scores[index], labels.stride, size)
+        class_response_maps = response_maps.new_zeros(self.num_classes, *size)
+        class_response_maps[cues.class_ids] = upsample(cues.cam, labels.stride, size)
+        return LocationCues(
+            class_ids=cues.instance_class_ids[index],
+            responses=responses[index],
+            class_scores=responses[index],
+            points=(cells * labels.stride + labels.stride // 2).minimum(last_pixel),
+            response_maps=response_maps / response_maps.sum((1, 2), keepdim=True),
+            class_response_maps=class_response_maps,
+        )
+
+
+def instance_points(cues: IRNetCues, index: Tensor, scores: Tensor, bg_threshold: float) -> Tensor:
+    """The cell of each instance: the mean of the places where its pixels' paths end.
+
+    Pixels count as much as their CAM. Where there is no evidence at that cell (of an object that is
+    bent, or cut by the image's border), or there are no paths, the strongest cell stands for it.
+
+    Args:
+        cues: Of one image.
+        index: (P,) int64, instances.
+        scores: (P, h, w) float, their scores, to be compared with the background's.
+        bg_threshold: Score of the background.
+
+    Returns:
+        (P, 2) int64, (y, x).
+    """
+    strongest = strongest_points(scores)
+    if cues.centroids is None:
+        return strongest
+    weights = cues.instance_cams[index]
+    weights = weights / weights.sum((1, 2), keepdim=True)
+    ends = torch.einsum("phw,ahw->pa", weights, cues.centroids.to(weights.dtype)).round().long()
+    at_ends = scores[torch.arange(len(ends), device=ends.device), ends[:, 0], ends[:, 1]]
+    return torch.where((at_ends > bg_threshold)[:, None], ends, strongest)
