@@ -10,9 +10,11 @@ from wsis_d2 import add_wsis_config
 from wsis_d2.engine import load_config, load_recipe
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-RECIPES = sorted(CONFIGS.rglob("recipe*.yaml"))
+RECIPES = sorted([*CONFIGS.rglob("recipe*.yaml"), *CONFIGS.rglob("self_training.yaml")])
 # Laid over a Mask R-CNN config, no model by themselves.
-OVERLAYS = {CONFIGS / "Base-CascadeMaskRCNN.yaml", CONFIGS / "Base-PointRend.yaml"}
+OVERLAYS = {
+    CONFIGS / f"Base-{name}.yaml" for name in ("CascadeMaskRCNN", "NoiseAware", "PointRend")
+}
 STAGE_CONFIGS = sorted(set(CONFIGS.rglob("*.yaml")) - set(RECIPES) - OVERLAYS)
 
 

@@ -31,6 +31,7 @@ from .pascal_voc import (
     register_pascal_voc,
     voc_image_id,
 )
+from .pseudo_label_mapper import ImageRegion, PseudoLabelMapper, add_loss_weights
 from .seed_mapper import SeedMapper, add_seed_files
 from .sem_seg import SemSegMapper, register_label_maps, register_painted_instances, register_sem_seg
 from .shapes import SHAPES_CLASSES
@@ -39,11 +40,14 @@ __all__ = [
     "SHAPES_CLASSES",
     "UNKNOWN",
     "ImageLabelMapper",
+    "ImageRegion",
     "InstanceMapper",
     "PaddedRandomCrop",
+    "PseudoLabelMapper",
     "RandomScale",
     "SeedMapper",
     "SemSegMapper",
+    "add_loss_weights",
     "add_seed_files",
     "build_image_level_augmentation",
     "check_image_level_dataset",

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
@@ -10,6 +10,9 @@ from detectron2.data.datasets import load_coco_json
 from wsis_d2.errors import UserError
 
 from .image_files import check_images_exist
+
+#: What pseudo labels have beside COCO's own keys.
+EXTRA_KEYS = ("score",)
 
 __all__ = ["ground_truth_json", "register_coco_json", "replace_dataset"]
 
@@ -52,6 +55,7 @@ def register_coco_json(
     json_file: str,
     image_root: str,
     make_json: Callable[[], str] | None = None,
+    extra_keys: Sequence[str] = (),
     **metadata,
 ) -> None:
     """Register a COCO instance JSON as a stock, fully supervised dataset.
@@ -65,6 +69,8 @@ def register_coco_json(
         json_file: path of the JSON.
         image_root: folder that the JSON's ``file_name`` are relative to.
         make_json: writes the JSON where it is missing or stale and returns its path.
+        extra_keys: keys that every annotation of the JSON must have, beside COCO's own, and that
+            are kept in the dataset dicts.
         **metadata: further metadata.
     """
 
@@ -73,12 +79,19 @@ def register_coco_json(
             make_json()
         require_file(json_file, f"the annotation file of dataset '{name}'")
         try:
-            dicts = load_coco_json(json_file, image_root, name)
+            dicts = load_coco_json(json_file, image_root, name, [*EXTRA_KEYS, *extra_keys])
         except (ValueError, KeyError, TypeError, AssertionError) as error:
             raise UserError(
                 f"'{json_file}', the annotation file of dataset '{name}', is damaged or not in "
                 f"COCO's instance format ({error}): make it again"
             ) from error
+        for key in extra_keys:
+            if not all(key in a for d in dicts for a in d["annotations"] if not a.get("iscrowd")):
+                raise UserError(
+                    f"'{json_file}', the annotation file of dataset '{name}', has annotations "
+                    f"without '{key}': make it again with them, or set the option that asks for "
+                    "them to False"
+                )
         check_images_exist((d["file_name"] for d in dicts), json_file)
         return dicts
 

@@ -97,7 +97,10 @@ def _check_datasets(cfg: CfgNode, only_test: bool = False) -> None:
             "processes cannot share evenly: choose a multiple of their number"
         )
     if cfg.DATASETS.SUPERVISION == "masks" and not any(
-        d.get("annotations") for name in cfg.DATASETS.TRAIN for d in dataset_dicts(name)
+        not annotation.get("iscrowd", 0)
+        for name in cfg.DATASETS.TRAIN
+        for d in dataset_dicts(name)
+        for annotation in d.get("annotations", ())
     ):
         raise UserError(
             f"there is no instance in {', '.join(cfg.DATASETS.TRAIN)} to train on: if these are "

@@ -13,6 +13,7 @@ from detectron2.data import (
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
+    get_detection_dataset_dicts,
 )
 from detectron2.engine import (
     AMPTrainer,
@@ -34,13 +35,17 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from ..data import (
     ImageLabelMapper,
     InstanceMapper,
+    PseudoLabelMapper,
     SeedMapper,
     SemSegMapper,
+    add_loss_weights,
     add_seed_files,
     check_image_level_dataset,
 )
 from ..errors import UserError, look_up
 from ..evaluation import CountEvaluator, InstanceMaskEvaluator, MultiLabelEvaluator
+from ..labeling import ProposalRefinement
+from ..proposals import build_proposal_source
 from .checkpoint import WSISCheckpointer
 from .cli import one_sentence
 from .hooks import MeanDisplacement
@@ -119,7 +124,7 @@ class Trainer(DefaultTrainer):
         if cfg.DATASETS.SUPERVISION == "sem_seg":
             return build_detection_train_loader(cfg, mapper=SemSegMapper(cfg, is_train=True))
         if cfg.DATASETS.SUPERVISION == "masks":
-            return build_detection_train_loader(cfg, mapper=InstanceMapper(cfg, is_train=True))
+            return _build_mask_loader(cfg)
         if cfg.DATASETS.SUPERVISION == "seeds":
             dataset, mapper = _with_seeds(cfg), SeedMapper(cfg, is_train=True)
         else:
@@ -169,6 +174,14 @@ class Trainer(DefaultTrainer):
             ]
         )
 
+    @classmethod
+    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> dict:
+        """Stock; with ``TEST.REFINE_WITH_PROPOSALS`` the model's masks snap to proposals first."""
+        if cfg.TEST.REFINE_WITH_PROPOSALS:
+            proposals = build_proposal_source(cfg)
+            model = ProposalRefinement(model, proposals, cfg.TEST.REFINE_MIN_IOU)
+        return super().test(cfg, model, evaluators)
+
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's, and what a model needs when its training ends."""
         registered = super().build_hooks()
@@ -187,6 +200,27 @@ class Trainer(DefaultTrainer):
             mapper=ImageLabelMapper(self.cfg, is_train=False),
             num_workers=self.cfg.DATALOADER.NUM_WORKERS,
         )
+
+
+def _build_mask_loader(cfg: CfgNode) -> torch.utils.data.DataLoader:
+    """Stock instance segmentation, and on demand what it should know of noisy masks."""
+    pseudo = cfg.DATASETS.PSEUDO
+    if not (pseudo.SCORE_WEIGHTS or pseudo.IGNORE_REGIONS):
+        return build_detection_train_loader(cfg, mapper=InstanceMapper(cfg, is_train=True))
+    parts = (cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_MASK_HEAD.NAME)
+    if parts != ("NoiseAwareROIHeads", "NoiseAwareMaskHead"):
+        raise UserError(
+            "DATASETS.PSEUDO.SCORE_WEIGHTS and IGNORE_REGIONS would do nothing with "
+            f"{' and '.join(parts)}: lay configs/Base-NoiseAware.yaml over the config, or set them "
+            "to False"
+        )
+    dataset = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    )
+    if pseudo.SCORE_WEIGHTS:
+        dataset = add_loss_weights(dataset)
+    mapper = PseudoLabelMapper(cfg, is_train=True)
+    return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
 
 
 def build_instance_mask_evaluator(

@@ -192,6 +192,8 @@ def load_coco_detections(
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """Detections of a COCO results list or of a COCO dataset whose annotations may have scores.
 
+    Crowd regions (``iscrowd`` 1) are no detections: in pseudo labels they say where to ignore.
+
     Args:
         json_file: the file.
         sizes: (height, width) by image id, for polygons in a results list.
@@ -209,7 +211,7 @@ def load_coco_detections(
         dataset, annotations = None, content
     else:
         dataset = read_coco_json(json_file)
-        annotations = dataset["annotations"]
+        annotations = [a for a in dataset["annotations"] if not a.get("iscrowd", 0)]
         sizes = {**(sizes or {}), **image_sizes(dataset)}
     detections = _with_rles(json_file, annotations, sizes or {})
     for number, detection in enumerate(detections):

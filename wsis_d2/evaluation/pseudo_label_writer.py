@@ -141,10 +141,16 @@ class PseudoLabelWriter(DatasetEvaluator):
         Args:
             inputs: dicts with ``image_id``.
             outputs: dicts with ``instances`` of the original image size: ``pred_masks`` (N, H, W)
-                bool, ``scores`` (N,), ``pred_classes`` (N,) contiguous ids.
+                bool, ``scores`` (N,), ``pred_classes`` (N,) contiguous ids; maybe ``candidates``,
+                per instance a list of ``{"segmentation": RLE, "weight": float}``, which become an
+                extra key that stock readers ignore; and maybe with
+                ``ignore_regions``, whose ``pred_masks`` and ``pred_classes`` become COCO's crowd
+                annotations: no instances, and nothing that stock Detectron2 trains on.
         """
         for input_, output in zip(inputs, outputs):
             annotations = self._annotations(output["instances"])
+            if "ignore_regions" in output:
+                annotations += self._crowd_annotations(output["ignore_regions"])
             self._records[input_["image_id"]] = annotations
             if self._partial_file is not None:
                 line = json.dumps([input_["image_id"], annotations]) + "\n"
@@ -153,26 +159,31 @@ class PseudoLabelWriter(DatasetEvaluator):
 
     def _annotations(self, instances: Instances) -> list[dict[str, Any]]:
         """COCO annotations without ids; instances with a low score or an empty mask are dropped."""
-        masks = instances.pred_masks.detach().cpu().numpy().astype(np.uint8)
-        rles = mask_util.encode(np.asfortranarray(masks.transpose(1, 2, 0))) if len(masks) else []
-        annotations = []
-        for rle, score, label in zip(
-            rles, instances.scores.tolist(), instances.pred_classes.tolist()
-        ):
-            area = int(mask_util.area(rle))
-            if area == 0 or score < self._min_score:
-                continue
-            annotations.append(
-                {
-                    "category_id": self._category_ids[label],
-                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
-                    "bbox": mask_util.toBbox(rle).tolist(),
-                    "area": area,
-                    "iscrowd": 0,
-                    "score": round(score, 6),
-                }
+        return [
+            {**self._annotation(rle, label, iscrowd=0), "score": round(score, 6), **extra}
+            for rle, label, score, extra in zip(
+                _rles(instances),
+                instances.pred_classes.tolist(),
+                instances.scores.tolist(),
+                _candidates(instances),
             )
-        return annotations
+            if mask_util.area(rle) > 0 and score >= self._min_score
+        ]
+
+    def _crowd_annotations(self, regions: Instances) -> list[dict[str, Any]]:
+        return [
+            self._annotation(rle, label, iscrowd=1)
+            for rle, label in zip(_rles(regions), regions.pred_classes.tolist())
+        ]
+
+    def _annotation(self, rle: dict[str, Any], label: int, iscrowd: int) -> dict[str, Any]:
+        return {
+            "category_id": self._category_ids[label],
+            "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+            "bbox": mask_util.toBbox(rle).tolist(),
+            "area": int(mask_util.area(rle)),
+            "iscrowd": iscrowd,
+        }
 
     def evaluate(self) -> OrderedDict:
         """Write the file.
@@ -222,10 +233,11 @@ class PseudoLabelWriter(DatasetEvaluator):
                 "categories": categories,
             },
         )
+        instances = [a for a in annotations if not a["iscrowd"]]
         counts = OrderedDict(
             images=len(self._images),
-            images_with_labels=len({a["image_id"] for a in annotations}),
-            instances=len(annotations),
+            images_with_labels=len({a["image_id"] for a in instances}),
+            instances=len(instances),
         )
         self._logger.info(
             f"{counts['instances']} instances in {counts['images_with_labels']} of "
@@ -238,6 +250,22 @@ class PseudoLabelWriter(DatasetEvaluator):
             os.unlink(path)
         if not os.listdir(self._partial_dir):
             os.rmdir(self._partial_dir)
+
+
+def _rles(instances: Instances) -> list[dict[str, Any]]:
+    """The masks (N, H, W) as RLEs."""
+    masks = instances.pred_masks.detach().cpu().numpy().astype(np.uint8)
+    return mask_util.encode(np.asfortranarray(masks.transpose(1, 2, 0))) if len(masks) else []
+
+
+def _candidates(instances: Instances) -> list[dict[str, Any]]:
+    """What each annotation says of its candidates: nothing where the generator gives none."""
+    if not instances.has("candidates"):
+        return [{} for _ in range(len(instances))]
+    return [
+        {"candidates": [{**c, "weight": round(c["weight"], 6)} for c in candidates]}
+        for candidates in instances.candidates
+    ]
 
 
 def _complete_records(content: bytes) -> tuple[dict[Hashable, list], int]:

@@ -4,9 +4,11 @@ from .affinity import PairAffinity, boundary_affinity, feature_affinity
 from .centroids import cluster_centroids, find_centroids
 from .dense_crf import CRFSettings, dense_crf_from_labels, dense_crf_from_scores
 from .density_losses import count_losses, highest_peaks, spatial_losses
+from .gradients import scale_gradient
 from .peak_backprop import peak_response_maps
 from .peak_stimulation import find_peaks, peak_stimulation
 from .random_walk import random_walk
+from .regions import fraction_inside
 from .relation_losses import affinitynet_losses, irnet_losses
 from .smooth_l1 import SelfAdjustingSmoothL1
 
@@ -23,10 +25,12 @@ __all__ = [
     "feature_affinity",
     "find_centroids",
     "find_peaks",
+    "fraction_inside",
     "highest_peaks",
     "irnet_losses",
     "peak_response_maps",
     "peak_stimulation",
     "random_walk",
+    "scale_gradient",
     "spatial_losses",
 ]

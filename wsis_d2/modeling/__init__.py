@@ -6,6 +6,7 @@ from .classifier import CAMClassifier, PRMClassifier
 from .density import DensityPRM
 from .irnet import IRNet
 from .matching import BestMatcher
+from .noise_aware import NoiseAwareMaskHead, NoiseAwareROIHeads, NoiseAwareRPN
 from .relation_heads import RELATION_HEAD_REGISTRY, BoundaryHead, DisplacementHead
 from .retina_mask import RetinaMask
 
@@ -18,6 +19,9 @@ __all__ = [
     "DensityPRM",
     "DisplacementHead",
     "IRNet",
+    "NoiseAwareMaskHead",
+    "NoiseAwareROIHeads",
+    "NoiseAwareRPN",
     "PRMClassifier",
     "RetinaMask",
     "Stem",

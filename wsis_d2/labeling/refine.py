@@ -1,0 +1,80 @@
+"""WISE's refinement: predicted masks snap to mask proposals (Laradji et al., BMVC 2019)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from detectron2.structures import BitMasks, Boxes, Instances
+from pycocotools import mask as mask_utils
+
+from ..proposals import MaskProposals, ProposalSource
+
+
+class ProposalRefinement(torch.nn.Module):
+    """Any Detectron2 instance model, whose masks are replaced by proposals.
+
+    Each predicted mask becomes the proposal of highest Jaccard index with it, and its box the box
+    of that proposal; classes and scores stay (section 3.3).
+
+    Input: the standard list of dicts with what the model wants, and ``file_name``, ``image_id``,
+    ``height``, ``width``. Output: that of the model, its ``instances`` refined.
+
+    Args:
+        model: Gives ``instances`` with ``pred_masks`` (N, H, W) bool and ``pred_boxes`` at the
+            original size.
+        proposals: The proposals.
+        min_iou: A mask stays as it is where no proposal has a Jaccard index above this; at 0, where
+            none overlaps it at all.
+    """
+
+    def __init__(self, model: torch.nn.Module, proposals: ProposalSource, min_iou: float = 0.0):
+        super().__init__()
+        self.model = model
+        self.proposals = proposals
+        self.min_iou = min_iou
+        self.train(model.training)
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        """See the class."""
+        return [
+            {
+                **output,
+                "instances": refine_instances(
+                    output["instances"], self.proposals.get(x), self.min_iou
+                ),
+            }
+            for x, output in zip(batched_inputs, self.model(batched_inputs))
+        ]
+
+
+def refine_instances(
+    instances: Instances, proposals: MaskProposals, min_iou: float = 0.0
+) -> Instances:
+    """A copy of the instances with the masks and boxes of their best proposals.
+
+    Args:
+        instances: With ``pred_masks`` (N, H, W) bool and ``pred_boxes``.
+        proposals: Of an image of this size (H, W).
+        min_iou: See :class:`ProposalRefinement`.
+    """
+    refined = Instances(instances.image_size, **instances.get_fields())
+    if not len(instances) or not len(proposals):
+        return refined
+    masks = instances.pred_masks.cpu().numpy()
+    overlaps = mask_ious(masks, proposals)
+    best = overlaps.argmax(1)
+    replaced = overlaps[np.arange(len(best)), best] > min_iou
+    masks = np.where(replaced[:, None, None], proposals.decode(best), masks)
+    refined.pred_masks = torch.from_numpy(masks).to(instances.pred_masks.device)
+    boxes = instances.pred_boxes.tensor.clone()
+    replaced = torch.from_numpy(replaced)
+    of_proposals = BitMasks(torch.from_numpy(masks)[replaced]).get_bounding_boxes().tensor
+    boxes[replaced.to(boxes.device)] = of_proposals.to(boxes)
+    refined.pred_boxes = Boxes(boxes)
+    return refined
+
+
+def mask_ious(masks: np.ndarray, proposals: MaskProposals) -> np.ndarray:
+    """(N, M) Jaccard indices of masks (N, H, W) bool with M proposals."""
+    rles = mask_utils.encode(np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8))
+    return mask_utils.iou(rles, proposals.masks, [False] * len(proposals))
