@@ -138,6 +138,29 @@ def test_low_scores_and_empty_masks_are_dropped(dataset, tmp_path):
     assert [a["score"] for a in annotations] == [0.9]
 
 
+def test_candidates_are_an_extra_key(dataset, tmp_path):
+    path = str(tmp_path / "labels.json")
+    writer = PseudoLabelWriter(NAME, path, INFO)
+    expected = []
+    for record in dataset:
+        instances = labels(record["image_id"])
+        rle = {"size": list(SIZE), "counts": "0" * record["image_id"]}
+        instances.candidates = [
+            [{"segmentation": rle, "weight": (i + 1) / 3}] for i in range(len(instances))
+        ]
+        writer.process([record], [{"instances": instances}])
+        candidates = [[{"segmentation": rle, "weight": w}] for w in (0.333333, 0.666667, 1.0)]
+        expected += [(record["image_id"], c) for c in candidates[: len(instances)]]
+    writer.evaluate()
+    annotations = COCO(path).dataset["annotations"]
+    found = [(a["image_id"], a["candidates"]) for a in annotations]
+    assert found == sorted(expected, key=lambda pair: pair[0])
+    # Without them the file is the same but for that key.
+    run(PseudoLabelWriter(NAME, path, INFO), dataset)
+    rest = [{k: v for k, v in a.items() if k != "candidates"} for a in annotations]
+    assert COCO(path).dataset["annotations"] == rest
+
+
 def test_images_can_be_given(dataset, tmp_path):
     path = tmp_path / "o.json"
     run(PseudoLabelWriter(NAME, str(path), INFO, dataset_dicts=dataset[:2]), dataset[:2])

@@ -9,6 +9,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from detectron2.structures import BoxMode
+from pycocotools import mask as mask_utils
 
 from wsis_d2.errors import UserError
 
@@ -116,7 +118,11 @@ class ImageLabelMapper:
 
 
 class InstanceMapper(DatasetMapper):
-    """Detectron2's mapper of images with masks, whose errors name the image."""
+    """Detectron2's mapper of images with masks, whose errors name the image.
+
+    Where an object has ``candidates`` instead of one certain mask, one of them is drawn each time
+    the image is loaded; see :func:`draw_candidate`.
+    """
 
     def __call__(self, dataset_dict: dict) -> dict:
         """See :class:`detectron2.data.DatasetMapper`.
@@ -124,7 +130,40 @@ class InstanceMapper(DatasetMapper):
         Raises:
             UserError: the image is absent, unreadable or of another size than the dataset says.
         """
+        if self.is_train and "annotations" in dataset_dict:
+            annotations = [draw_candidate(a) for a in dataset_dict["annotations"]]
+            dataset_dict = {**dataset_dict, "annotations": annotations}
         try:
             return super().__call__(dataset_dict)
         except (*IMAGE_ERRORS, utils.SizeMismatchError) as error:
             raise unreadable_image(dataset_dict["file_name"], error) from error
+
+
+def draw_candidate(annotation: dict) -> dict:
+    """One of an object's possible masks, drawn in proportion to its weight.
+
+    In WISE (Laradji et al., BMVC 2019, section 3.2) Mask R-CNN sees another proposal for an object
+    at every iteration. The draw takes NumPy's global generator, which Detectron2 seeds in each
+    worker.
+
+    Args:
+        annotation: of a dataset dict; ``candidates``, where it has them, is a list of
+            ``{"segmentation": compressed RLE, "weight": float}``.
+
+    Returns:
+        The annotation with the candidate's ``segmentation``, ``bbox`` and ``bbox_mode``; it is not
+        changed where it has no candidates.
+    """
+    candidates = annotation.get("candidates")
+    if not candidates:
+        return annotation
+    weights = np.array([candidate["weight"] for candidate in candidates])
+    drawn = np.random.choice(len(candidates), p=weights / weights.sum())  # noqa: NPY002
+    segmentation = candidates[drawn]["segmentation"]
+    rest = {key: value for key, value in annotation.items() if key != "candidates"}
+    return {
+        **rest,
+        "segmentation": segmentation,
+        "bbox": mask_utils.toBbox(segmentation).tolist(),
+        "bbox_mode": BoxMode.XYWH_ABS,
+    }

@@ -219,11 +219,17 @@ def register_own_datasets(cfg: CfgNode) -> None:
     if pseudo.SEM_SEG_ROOT:
         register_label_maps(pseudo.SEM_SEG_NAME, pseudo.SEM_SEG_ROOT, pseudo.SOURCE)
     if pseudo.JSON:
-        register_pseudo_labels(pseudo.NAME, pseudo.JSON, pseudo.IMAGE_ROOT, pseudo.SOURCE)
+        register_pseudo_labels(
+            pseudo.NAME, pseudo.JSON, pseudo.IMAGE_ROOT, pseudo.SOURCE, pseudo.SAMPLE_CANDIDATES
+        )
 
 
 def register_pseudo_labels(
-    name: str, json_file: str, image_root: str = "", source: str = ""
+    name: str,
+    json_file: str,
+    image_root: str = "",
+    source: str = "",
+    keep_candidates: bool = False,
 ) -> None:
     """Register a COCO JSON of pseudo labels as a stock dataset.
 
@@ -232,6 +238,8 @@ def register_pseudo_labels(
         json_file: the JSON.
         image_root: folder of its images; empty: that of ``source``.
         source: name of the dataset that was labelled.
+        keep_candidates: whether :class:`InstanceMapper` is to draw each object's mask from its
+            ``candidates``.
 
     Raises:
         UserError: ``source`` is needed and not registered.
@@ -245,7 +253,8 @@ def register_pseudo_labels(
                 "DATASETS.PSEUDO.IMAGE_ROOT"
             )
         image_root = MetadataCatalog.get(source).image_root
-    register_coco_json(name, json_file, image_root, gt_json="")
+    extra_keys = ("candidates",) if keep_candidates else ()
+    register_coco_json(name, json_file, image_root, extra_keys=extra_keys, gt_json="")
 
 
 def make_image_level(dataset_dicts: Iterable[dict], max_count: int | None = None) -> list[dict]:
