@@ -131,7 +131,9 @@ class SelfTraining(torch.nn.Module):
         image = self.resize.get_transform(image).apply_image(image)
         image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         (output,) = self.network([{**x, "image": image}])
-        predictions = output["instances"].to("cpu")
+        output = output["instances"].to("cpu")
+        fields = ("pred_masks", "pred_boxes", "scores", "pred_classes")
+        predictions = Instances(output.image_size, **{name: output.get(name) for name in fields})
         of_label = torch.isin(predictions.pred_classes, x["image_labels"])
         predictions = predictions[of_label & (predictions.scores >= self.min_score)]
         predictions = predictions[predictions.scores.argsort(descending=True, stable=True)]
