@@ -4,7 +4,9 @@ from .benchmark import run_benchmarks
 from .cams import load_multi_scale_cam, make_cams
 from .checkpoint import WSISCheckpointer, file_sha256
 from .cli import run_tool
+from .hooks import MeanDisplacement
 from .launch import launch, launch_from_args, run_in_fresh_process
+from .lazy import evaluate_lazy, load_lazy_config, setup_lazy, train_lazy
 from .pipeline import load_recipe, run_recipe
 from .proposals import make_proposals
 from .pseudo_labels import load_label_generator, make_pseudo_labels
@@ -12,11 +14,12 @@ from .published_weights import convert_checkpoint
 from .report import make_report
 from .seeds import make_seeds
 from .setup import load_config, setup
-from .solver import build_lr_scheduler, build_optimizer
+from .solver import build_lr_scheduler, build_optimizer, get_optimizer_params, one_cycle
 from .train import evaluate, train
 from .trainer import Trainer, dataset_classes
 
 __all__ = [
+    "MeanDisplacement",
     "Trainer",
     "WSISCheckpointer",
     "build_lr_scheduler",
@@ -24,11 +27,14 @@ __all__ = [
     "convert_checkpoint",
     "dataset_classes",
     "evaluate",
+    "evaluate_lazy",
     "file_sha256",
+    "get_optimizer_params",
     "launch",
     "launch_from_args",
     "load_config",
     "load_label_generator",
+    "load_lazy_config",
     "load_multi_scale_cam",
     "load_recipe",
     "make_cams",
@@ -36,10 +42,13 @@ __all__ = [
     "make_pseudo_labels",
     "make_report",
     "make_seeds",
+    "one_cycle",
     "run_benchmarks",
     "run_in_fresh_process",
     "run_recipe",
     "run_tool",
     "setup",
+    "setup_lazy",
     "train",
+    "train_lazy",
 ]

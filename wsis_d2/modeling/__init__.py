@@ -4,6 +4,7 @@ from .affinitynet import AffinityNet
 from .backbone import Stem, build_wsis_resnet_backbone, make_stages
 from .classifier import CAMClassifier, PRMClassifier
 from .density import DensityPRM
+from .features import feature_shapes
 from .irnet import IRNet
 from .matching import BestMatcher
 from .noise_aware import NoiseAwareMaskHead, NoiseAwareROIHeads, NoiseAwareRPN
@@ -26,5 +27,6 @@ __all__ = [
     "RetinaMask",
     "Stem",
     "build_wsis_resnet_backbone",
+    "feature_shapes",
     "make_stages",
 ]

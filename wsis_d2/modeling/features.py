@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import UserError
 
-__all__ = ["concatenate", "resample", "select_features"]
+__all__ = ["concatenate", "feature_shapes", "resample", "select_features"]
 
 
 def select_features(backbone: Backbone, names: Sequence[str], key: str) -> dict[str, ShapeSpec]:
@@ -27,6 +27,16 @@ def select_features(backbone: Backbone, names: Sequence[str], key: str) -> dict[
                 "MODEL.RESNETS.OUT_FEATURES, or leave it out"
             )
     return {name: shapes[name] for name in names}
+
+
+def feature_shapes(
+    names: Sequence[str], channels: Sequence[int], strides: Sequence[int]
+) -> dict[str, ShapeSpec]:
+    """Shapes of features, in this order: for LazyConfig files, which are saved with sorted keys."""
+    return {
+        name: ShapeSpec(channels=width, stride=stride)
+        for name, width, stride in zip(names, channels, strides)
+    }
 
 
 def resample(x: Tensor, stride: int, target_stride: int) -> Tensor:

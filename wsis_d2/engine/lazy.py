@@ -1,0 +1,189 @@
+"""Detectron2's LazyConfig, Python files in place of YAML: what tools/lazyconfig_train_net.py runs.
+
+A file has the parts that Detectron2's own tool of that name reads (``model``, ``dataloader``,
+``optimizer``, ``lr_multiplier`` and ``train``), and IRNet's a loader ``dataloader.train_images``.
+Checkpoints are the same as those of the YAML configs, so that either kind goes on from the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from typing import Any
+
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data import MetadataCatalog
+from detectron2.engine import (
+    AMPTrainer,
+    SimpleTrainer,
+    create_ddp_model,
+    default_setup,
+    default_writers,
+    hooks,
+)
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig, OmegaConf
+
+from ..errors import UserError
+from ..files import check_writable_folder, write_json
+from .checkpoint import WSISCheckpointer
+from .hooks import MeanDisplacement
+
+logger = logging.getLogger(__name__)
+
+
+def load_lazy_config(config_file: str, overrides: list[str] | None = None) -> DictConfig:
+    """Load a LazyConfig file.
+
+    Such a file is a program, and loading runs it: load only those that you trust.
+
+    Args:
+        config_file: path of the Python file.
+        overrides: ``key=value``, in Hydra's grammar where that is installed.
+
+    Raises:
+        UserError: Missing file, an override without a value, or of a key that the file does not
+            have. (Arguments of a call may be added.)
+    """
+    if not os.path.isfile(config_file):
+        raise UserError(f"config file '{config_file}' does not exist: check --config-file")
+    cfg = LazyConfig.load(config_file)
+    for override in overrides or []:
+        _check_override(cfg, override)
+    try:
+        return LazyConfig.apply_overrides(cfg, list(overrides or []))
+    except Exception as error:  # Hydra's own errors, where Hydra is installed
+        raise UserError(
+            f"the overrides {' '.join(overrides or [])!r} cannot be used ({error}): correct them"
+        ) from error
+
+
+def _check_override(cfg: DictConfig, override: str) -> None:
+    key, equals, _ = override.partition("=")
+    if not equals or key.startswith("-"):
+        raise UserError(
+            f"'{override}' is no key=value: write overrides as in train.max_iter=100, after the "
+            "options"
+        )
+    parent_key, _, name = key.rpartition(".")
+    parent = OmegaConf.select(cfg, parent_key) if parent_key else cfg
+    if isinstance(parent, DictConfig) and name not in parent and "_target_" not in parent:
+        raise UserError(
+            f"the config has no '{key}': '{parent_key or 'it'}' has {', '.join(map(str, parent))}"
+        )
+    if not OmegaConf.is_config(parent):
+        raise UserError(f"the config has no '{parent_key}', which '{override}' is to change")
+
+
+def setup_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
+    """Create ``train.output_dir``, start the logs and seed all random numbers of this process."""
+    if comm.is_main_process():
+        check_writable_folder(cfg.train.output_dir)
+    comm.synchronize()
+    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="wsis_d2")
+    default_setup(cfg, args)
+
+
+def train_lazy(cfg: DictConfig, resume: bool = False) -> dict:
+    """Train ``cfg.model``; every process of the job calls this.
+
+    Args:
+        cfg: see the module; ``train.init_checkpoint`` is where training starts from.
+        resume: go on from the last checkpoint in ``train.output_dir``, if there is one.
+
+    Returns:
+        Metrics at the end, {} without ``dataloader.evaluator``; on the main process.
+    """
+    # First: some datasets are registered only now, and the checkpoints name their classes.
+    loader = instantiate(cfg.dataloader.train)
+    model = instantiate(cfg.model).to(cfg.train.device)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+
+    on_gpu = torch.device(cfg.train.device).type == "cuda"
+    wrapped = create_ddp_model(model, **cfg.train.ddp, **({} if on_gpu else {"device_ids": None}))
+    if cfg.train.amp.enabled and not on_gpu:
+        logger.warning("train.amp.enabled needs a GPU: training in full precision")
+    trainer_type = AMPTrainer if cfg.train.amp.enabled and on_gpu else SimpleTrainer
+    trainer = trainer_type(wrapped, loader, optimizer)
+    checkpointer = _checkpointer(cfg, wrapped, cfg.train.output_dir, trainer=trainer)
+    results: dict = {}
+
+    def test() -> dict:
+        results.clear()
+        results.update(_test(cfg, wrapped))
+        return results
+
+    registered = [
+        hooks.IterationTimer(),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+    ]
+    if hasattr(model, "mean_displacement"):
+        # Before the last checkpoint is written.
+        registered.append(MeanDisplacement(model, lambda: instantiate(cfg.dataloader.train_images)))
+    if comm.is_main_process():
+        registered.append(hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
+    registered.append(hooks.EvalHook(cfg.train.eval_period, test))
+    if comm.is_main_process():
+        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+        registered.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
+    trainer.register_hooks(registered)
+
+    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
+    start_iter = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    trainer.train(start_iter, cfg.train.max_iter)
+    return results
+
+
+def evaluate_lazy(cfg: DictConfig) -> dict:
+    """Evaluate ``train.init_checkpoint``, or where it is empty the output's last checkpoint.
+
+    Returns:
+        Metrics, also written to ``train.output_dir/eval_metrics.json``; on the main process.
+
+    Raises:
+        UserError: There are no weights, or they are of another model.
+    """
+    model = instantiate(cfg.model).to(cfg.train.device)
+    checkpointer = _checkpointer(cfg, model, cfg.train.output_dir, exact=True)
+    weights = cfg.train.init_checkpoint or checkpointer.get_checkpoint_file()
+    if not weights:
+        raise UserError(
+            f"nothing to evaluate: train.init_checkpoint is empty and {cfg.train.output_dir} has "
+            "no checkpoint"
+        )
+    checkpointer.load(weights)
+    metrics = _test(cfg, model)
+    if comm.is_main_process() and metrics:
+        path = os.path.join(cfg.train.output_dir, "eval_metrics.json")
+        write_json(path, metrics, indent=2)
+        logger.info(f"Metrics: {path}\n{json.dumps(metrics, indent=2)}")
+    return metrics
+
+
+def _checkpointer(cfg: DictConfig, model: torch.nn.Module, folder: str, **options: Any):
+    """The model's checkpointer: as that of the YAML configs, so their files can be exchanged."""
+    names = OmegaConf.select(cfg, "dataloader.train.dataset.names")
+    name = names if isinstance(names, str) or not names else names[0]
+    classes = MetadataCatalog.get(name).get("thing_classes", ()) if name else ()
+    architecture = type(getattr(model, "module", model)).__name__
+    return WSISCheckpointer(
+        model, folder, meta_architecture=architecture, classes=classes, **options
+    )
+
+
+def _test(cfg: DictConfig, model: torch.nn.Module) -> dict:
+    """Metrics of the test set, printed; {} without one, and on all processes but the main one."""
+    if "evaluator" not in cfg.dataloader:
+        return {}
+    # The loader first: it makes the annotations that an evaluator reads.
+    loader = instantiate(cfg.dataloader.test)
+    metrics = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    if comm.is_main_process():
+        print_csv_format(metrics)
+    return metrics or {}
