@@ -169,6 +169,7 @@ def test_without_its_own_parts_it_trains_as_retinanet():
 def test_mask_regions_by_a_loop():
     model = make("MODEL.RETINAMASK.TRAIN_DETECTIONS", 4)
     truth = scene(BOXES)["instances"]
+    truth.gt_weights = torch.tensor([0.1, 0.2, 0.3])  # other fields come along
     detections = Instances((96, 128))
     found = [(10, 12, 42, 30), (0, 0, 9, 9), (58, 34, 110, 80), (8, 8, 40, 44), (10, 12, 42, 40)]
     detections.pred_boxes = Boxes(torch.tensor(found, dtype=torch.float32))
@@ -188,6 +189,7 @@ def test_mask_regions_by_a_loop():
     assert len(expected) == 6
     assert regions.proposal_boxes.tensor.tolist() == [list(map(float, box)) for box, _ in expected]
     assert regions.gt_classes.tolist() == [i % NUM_CLASSES for _, i in expected]
+    assert torch.equal(regions.gt_weights, truth.gt_weights[[i for _, i in expected]])
     for mask, (_, i) in zip(regions.gt_masks.tensor, expected):
         assert torch.equal(mask, truth.gt_masks.tensor[i])
 

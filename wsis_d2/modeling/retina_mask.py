@@ -178,21 +178,17 @@ class RetinaMask(RetinaNet):
         """What the mask head learns from in one image.
 
         Returns:
-            ``proposal_boxes`` (the detections that match a ground truth, and the ground truths
-            themselves), each with the ``gt_classes`` and ``gt_masks`` of its ground truth.
+            ``proposal_boxes``: the detections that match a ground truth, and the ground truths
+            themselves; each with all fields of its ground truth.
         """
-        regions = Instances(ground_truth.image_size)
         if len(ground_truth) == 0:  # Detectron2 then gives no masks at all
-            regions.proposal_boxes = ground_truth.gt_boxes
-            return regions
+            return Instances(ground_truth.image_size, proposal_boxes=ground_truth.gt_boxes)
         top = detections.pred_boxes[: self.mask_train_detections]
         boxes = Boxes.cat([top, ground_truth.gt_boxes])
         iou, matched = pairwise_iou(ground_truth.gt_boxes, boxes).max(dim=0)
         is_positive = iou >= self.mask_iou_threshold
-        matched = matched[is_positive]
+        regions = ground_truth[matched[is_positive]]
         regions.proposal_boxes = boxes[is_positive]
-        regions.gt_classes = ground_truth.gt_classes[matched]
-        regions.gt_masks = ground_truth.gt_masks[matched]
         return regions
 
 
