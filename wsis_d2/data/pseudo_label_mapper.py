@@ -37,14 +37,14 @@ class ImageRegion:
         return self.length
 
     def __getitem__(self, index: slice | torch.Tensor) -> ImageRegion:
-        return ImageRegion(self.mask, len(torch.arange(self.length)[_on_cpu(index)]))
+        if isinstance(index, slice):
+            length = len(range(self.length)[index])
+        else:
+            length = int(index.sum()) if index.dtype == torch.bool else len(index)
+        return ImageRegion(self.mask, length)
 
     def to(self, *args, **kwargs) -> ImageRegion:
         return ImageRegion(self.mask.to(*args, **kwargs), self.length)
-
-
-def _on_cpu(index: slice | torch.Tensor) -> slice | torch.Tensor:
-    return index.cpu() if isinstance(index, torch.Tensor) else index
 
 
 class PseudoLabelMapper(InstanceMapper):
