@@ -344,6 +344,11 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     # Width of the contour in pixels (morphological gradient).
     cfg.PSEUDO_LABELS.PRM.CONTOUR_WIDTH = 5
 
+    # Dice with the response map ("DiceWithResponse").
+    cfg.PSEUDO_LABELS.DICE = CN()
+    # The response map becomes a mask at this fraction of its maximum; 0: it stays soft.
+    cfg.PSEUDO_LABELS.DICE.THRESHOLD = 0.0
+
     # Random walk of IRNet and AffinityNet: pairs closer than RADIUS cells, transition matrix of the
     # affinities to the power of BETA, its STEPS-th power (published: IRNet 5, 10, 256;
     # AffinityNet 5, 8, 256).

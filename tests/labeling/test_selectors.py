@@ -73,18 +73,19 @@ def test_prm_retrieval_against_loops(seed, num_peaks, num_masks):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 6))
-def test_dice_against_loops(seed, num_objects, num_masks):
+@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 6), st.sampled_from([0, 0.3]))
+def test_dice_against_loops(seed, num_objects, num_masks, threshold):
     rng = np.random.default_rng(seed)
     responses = rng.random((num_objects, *SIZE)) ** 4
     proposals = _random_proposals(rng, num_masks)
     expected = np.zeros((num_objects, num_masks))
     for p, response in enumerate(responses / responses.max((1, 2), keepdims=True)):
+        if threshold:
+            response = (response >= threshold).astype(float)
         for s, mask in enumerate(proposals.decode()):
-            total = (response**2).sum() + mask.sum()
-            expected[p, s] = 2 * response[mask].sum() / total
+            expected[p, s] = 2 * response[mask].sum() / (response.sum() + mask.sum())
     maps = torch.from_numpy(responses / responses.sum((1, 2), keepdims=True)).float()
-    found = DiceWithResponse().match(_cues(maps), proposals)
+    found = DiceWithResponse(threshold=threshold).match(_cues(maps), proposals)
     assert np.allclose(found, expected, rtol=1e-5)
     assert (found <= 1).all()
 
