@@ -14,9 +14,17 @@ from wsis_d2.data import register_builtin_datasets, write_label_map
 from wsis_d2.engine import load_config, report
 from wsis_d2.engine.report import headline, make_report, tables
 from wsis_d2.engine.report_panels import Example, load_true_label_maps, load_true_masks
-from wsis_d2.engine.report_steps import METHODS, PICTURE, SECOND_STAGES
+from wsis_d2.engine.report_steps import (
+    LOCALIZERS,
+    METHODS,
+    PICTURE,
+    SECOND_STAGES,
+    generator_name,
+    method_of,
+)
 from wsis_d2.engine.trainer import dataset_dicts
 from wsis_d2.errors import UserError
+from wsis_d2.labeling import LOCALIZER_REGISTRY, LocationCues
 from wsis_d2.labeling.affinitynet_labels import AffinityNetCues
 from wsis_d2.labeling.irnet_labels import IRNetCues, walk_instance_cams
 from wsis_d2.visualization import instance_colors
@@ -114,6 +122,43 @@ def test_every_step_shows_a_picture_of_its_own(generator, tmp_path):
     for step in METHODS[generator].steps:
         assert step.column.title == step.title
         assert step.column.legend.endswith(".")
+
+
+def _location_cues() -> LocationCues:
+    maps = torch.zeros(2, SIDE, SIDE)
+    maps[0, 32:96, 8:56], maps[1, 40:80, 80:110] = 1 / 3072, 1 / 1200
+    return LocationCues(
+        class_ids=torch.tensor([2, 0]),
+        responses=torch.tensor([1.0, 0.5]),
+        class_scores=torch.tensor([0.9, 0.4]),
+        points=torch.tensor([[64, 30], [60, 95]]),
+        response_maps=maps,
+        class_response_maps=torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)),
+    )
+
+
+@pytest.mark.parametrize("localizer", [*LOCALIZERS, "Foreign"])
+def test_steps_of_every_localizer(localizer):
+    x = _example("WISE", _location_cues(), "PSEUDO_LABELS.LOCALIZER", localizer)
+    steps = method_of(x.cfg).steps
+    assert len({step.draw(x).image.tobytes() for step in steps}) == len(steps)
+    assert [step.draw(x).caption for step in steps[2:]] == [
+        *(["2 peaks", "2 maps"] if localizer == "PRMPeaks" else ["2 points", "2 maps"]),
+        "2 masks",
+    ]
+    assert generator_name(x.cfg) == f"WISE · {localizer} · BestObjectness"
+
+
+def test_steps_are_of_localizers_that_exist():
+    assert set(LOCALIZERS) <= {name for name, _ in LOCALIZER_REGISTRY}
+
+
+def test_methods_by_the_generator():
+    assert generator_name(_config("IRNetLabels")) == "IRNetLabels"
+    assert method_of(_config("IRNetLabels")) is METHODS["IRNetLabels"]
+    prm = _config("WISE", "PSEUDO_LABELS.GENERATOR", "PRM")
+    assert method_of(prm) is LOCALIZERS["PRMPeaks"]
+    assert generator_name(prm) == "PRM · PRMPeaks · PRMScore"
 
 
 def test_labels_are_written_where_they_were_given():

@@ -21,7 +21,7 @@ from ..visualization import ReportNumber, ReportRow, ReportSection, ReportTable,
 from .checkpoint import WSISCheckpointer, file_sha256
 from .pseudo_labels import load_label_generator
 from .report_panels import Example
-from .report_steps import METHODS, OTHER_METHOD, PICTURE, SECOND_STAGES, Step
+from .report_steps import PICTURE, SECOND_STAGES, Step, generator_name, method_of
 from .setup import load_config
 from .trainer import class_names, dataset_dicts
 
@@ -53,7 +53,7 @@ def make_report(
             "let a report come after a stage with DATASETS.SUPERVISION "
             f"{' or '.join(SECOND_STAGES)}"
         )
-    method = METHODS.get(labels_cfg.PSEUDO_LABELS.GENERATOR, OTHER_METHOD)
+    method = method_of(labels_cfg)
     second_stage = SECOND_STAGES[supervision]
     predict = _predictor(detector_cfg)
     name = label_dataset_name(labels_cfg)
@@ -91,7 +91,7 @@ def make_report(
         columns=[step.column for step in steps],
         headline=[ReportNumber(label, value, "%") for label, _, value in headline(results)],
         provenance={
-            "Generator": labels_cfg.PSEUDO_LABELS.GENERATOR,
+            "Generator": generator_name(labels_cfg),
             "Labelled dataset": f"{name}, {len(dataset_dicts(name))} images",
             f"{method.network} (sha256)": file_sha256(labels_cfg.MODEL.WEIGHTS),
             "Seed": str(labels_cfg.SEED),

@@ -109,6 +109,15 @@ def class_response(x: Example) -> ReportPanel:
 
 def peaks(x: Example) -> ReportPanel:
     """Peaks of the class response maps."""
+    return _points(x, "peak")
+
+
+def points(x: Example) -> ReportPanel:
+    """Points of any localiser."""
+    return _points(x, "point")
+
+
+def _points(x: Example, thing: str) -> ReportPanel:
     drawn = draw_peaks(
         x.image,
         _array(x.cues.points),
@@ -117,7 +126,7 @@ def peaks(x: Example) -> ReportPanel:
         color_ids=range(len(x.cues)),
         scale=x.scale,
     )
-    return ReportPanel(_count(len(x.cues), "peak"), drawn)
+    return ReportPanel(_count(len(x.cues), thing), drawn)
 
 
 def peak_responses(x: Example) -> ReportPanel:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from detectron2.config import CfgNode
+
 from ..visualization import ReportColumn, ReportPanel
 from . import report_panels as panels
 from .report_panels import Example
@@ -70,12 +72,28 @@ CAM = Step(
     panels.cam,
 )
 
-_PEAKS = Method(
-    "From image-level class labels to instance masks: a classifier is trained on the labels, its "
-    "peaks choose class-agnostic mask proposals",
-    "Classifier",
-    (
-        PICTURE,
+PSEUDO_MASKS = Step(
+    "Pseudo masks",
+    "The mask proposal chosen for each object (WISE, section 3.2; PRM, 3.3).",
+    panels.pseudo_masks,
+)
+
+
+def _with_proposals(what: str, network: str, *steps: Step) -> Method:
+    """WISE and PRM with one localiser: ``what`` says of a sentence how it finds objects."""
+    return Method(
+        f"From image-level class labels to instance masks: {what} choose class-agnostic mask "
+        "proposals",
+        network,
+        (PICTURE, *steps, PSEUDO_MASKS),
+    )
+
+
+#: By name of the localiser.
+LOCALIZERS = {
+    "PRMPeaks": _with_proposals(
+        "a classifier is trained on the labels, its peaks",
+        "Classifier",
         Step(
             "Class response map",
             "Strongest response of the labelled classes, before any peak is sought (PRM, section "
@@ -92,12 +110,51 @@ _PEAKS = Method(
             "Pixels that caused each peak, found by peak backpropagation (PRM, section 3.2).",
             panels.peak_responses,
         ),
+    ),
+    "CAMMaxima": _with_proposals(
+        "a classifier is trained on the labels, the local maxima of its activation maps (CAMs)",
+        "Classifier",
         Step(
-            "Pseudo masks",
-            "The mask proposal chosen for each peak (WISE, section 3.2; PRM, 3.3).",
-            panels.pseudo_masks,
+            "CAM",
+            "Class activation maps over several scales: the highest of the labelled classes.",
+            panels.class_response,
+        ),
+        Step("Maxima", "Local maxima of the CAMs.", panels.points),
+        Step("Basins", "The CAM in the watershed of each maximum.", panels.peak_responses),
+    ),
+    "IRNetCentroids": _with_proposals(
+        "IRNet learns from confident seeds which pixels belong together, the instances that its "
+        "displacement field tells apart",
+        "IRNet",
+        Step(
+            "CAM",
+            "Class activation maps over several scales: the highest of the labelled classes.",
+            panels.class_response,
+        ),
+        Step(
+            "Centroids",
+            "Where the displacements of each instance lead (IRNet, section 5), or its strongest "
+            "cell where there is no evidence.",
+            panels.points,
+        ),
+        Step(
+            "Random walk",
+            "The instance CAMs after their random walk (IRNet, section 5).",
+            panels.peak_responses,
         ),
     ),
+}
+#: Of localisers that others have registered.
+_OTHER_LOCALIZER = _with_proposals(
+    "a localiser finds objects of the labelled classes, which",
+    "Network",
+    Step(
+        "Class response map",
+        "Evidence for the labelled classes: the strongest of them.",
+        panels.class_response,
+    ),
+    Step("Objects", "Points that the localiser gives.", panels.points),
+    Step("Responses", "Where the evidence for each object lies.", panels.peak_responses),
 )
 
 _IRNET = Method(
@@ -202,12 +259,7 @@ _AFFINITYNET = Method(
 )
 
 #: By name of the label generator.
-METHODS = {
-    "WISE": _PEAKS,
-    "PRM": _PEAKS,
-    "IRNetLabels": _IRNET,
-    "AffinityNetLabels": _AFFINITYNET,
-}
+METHODS = {"IRNetLabels": _IRNET, "AffinityNetLabels": _AFFINITYNET}
 #: Of generators that others have registered.
 OTHER_METHOD = Method(
     "From image-level class labels to instance masks: a label generator turns what a network "
@@ -215,6 +267,22 @@ OTHER_METHOD = Method(
     "Network",
     (PICTURE, Step("Pseudo masks", "What the label generator gives.", panels.pseudo_masks)),
 )
+
+
+def method_of(cfg: CfgNode) -> Method:
+    """How the label generator of a config works."""
+    labels = cfg.PSEUDO_LABELS
+    if labels.GENERATOR in ("WISE", "PRM"):
+        return LOCALIZERS.get(labels.LOCALIZER, _OTHER_LOCALIZER)
+    return METHODS.get(labels.GENERATOR, OTHER_METHOD)
+
+
+def generator_name(cfg: CfgNode) -> str:
+    """The label generator and, where it has them, its exchangeable parts."""
+    labels = cfg.PSEUDO_LABELS
+    parts = {"WISE": (labels.LOCALIZER, labels.SELECTOR), "PRM": (labels.LOCALIZER, "PRMScore")}
+    return " · ".join((labels.GENERATOR, *parts.get(labels.GENERATOR, ())))
+
 
 #: By ``DATASETS.SUPERVISION`` of the second stage.
 SECOND_STAGES = {
