@@ -7,6 +7,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
+from ..errors import UserError
 from .build import LOCALIZER_REGISTRY, label_dataset_name
 from .irnet_labels import IRNetCues, IRNetLabels, find_winners, instance_scale, upsample
 from .locations import Localizer, LocationCues, strongest_points
@@ -36,7 +37,16 @@ class IRNetCentroids(Localizer):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        """Reads ``PSEUDO_LABELS`` and what :class:`IRNetLabels` reads."""
+        """Reads ``PSEUDO_LABELS`` and what :class:`IRNetLabels` reads.
+
+        Raises:
+            UserError: the config is of another network.
+        """
+        if cfg.MODEL.META_ARCHITECTURE != "IRNet":
+            raise UserError(
+                f"MODEL.META_ARCHITECTURE is '{cfg.MODEL.META_ARCHITECTURE}', which gives no "
+                "displacements: use the config of an IRNet, or another PSEUDO_LABELS.LOCALIZER"
+            )
         return {
             "labels": IRNetLabels(cfg),
             "num_classes": len(MetadataCatalog.get(label_dataset_name(cfg)).thing_classes),
