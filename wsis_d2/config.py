@@ -153,15 +153,19 @@ def _add_density_config(cfg: CN) -> None:
     cfg.MODEL.DENSITY.ABSENT_FRACTION = 1.0
     cfg.MODEL.DENSITY.RARE_FREQUENCY = 0.3
 
-    # PRM's proposal score with a density penalty ("DensityScore"); the first four keys as in
-    # PSEUDO_LABELS.PRM (published code: 0.8, 1e-5, 0.95, 5).
+    # PRM's proposal score with a density penalty ("DensityScore"); these four keys as in
+    # PSEUDO_LABELS.PRM, of the published code.
     cfg.PSEUDO_LABELS.DENSITY = CN()
     cfg.PSEUDO_LABELS.DENSITY.BALANCE_FACTOR = 0.8
     cfg.PSEUDO_LABELS.DENSITY.PENALTY_FACTOR = 1e-5
     cfg.PSEUDO_LABELS.DENSITY.BG_THRESHOLD_FACTOR = 0.95
     cfg.PSEUDO_LABELS.DENSITY.CONTOUR_WIDTH = 5
-    # Weight of |1 - density inside the proposal| (gamma).
+    # Weight of |1 - density inside the proposal| (gamma) ...
     cfg.PSEUDO_LABELS.DENSITY.DENSITY_FACTOR = 0.2
+    # ... and in the exponent of "DensityObjectness".
+    cfg.PSEUDO_LABELS.DENSITY.OBJECTNESS_DENSITY_FACTOR = 0.5
+    # "DensityPeaks" takes at most this many peaks per counted object.
+    cfg.PSEUDO_LABELS.DENSITY.PEAKS_PER_OBJECT = 2.0
 
 
 def _add_relations_config(cfg: CN) -> None:
@@ -297,7 +301,7 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     # "IRNetCentroids", "DensityPeaks") ...
     cfg.PSEUDO_LABELS.LOCALIZER = "PRMPeaks"
     # ... and in the SELECTOR registry ("BestObjectness", "SampledObjectness", "PRMScore",
-    # "DiceWithResponse", "DensityScore").
+    # "DiceWithResponse", "DensityScore", "DensityObjectness").
     cfg.PSEUDO_LABELS.SELECTOR = "BestObjectness"
     # Peaks count for classes of the image label whose score is at least CLASS_THRESHOLD and where
     # the response is above PEAK_THRESHOLD (30 with the released PRM models).

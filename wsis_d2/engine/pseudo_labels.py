@@ -187,6 +187,8 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: torch.nn.Module) -> d
         "seed": cfg.SEED,
         "config": settings,
     }
+    if cfg.DATASETS.SUPERVISION == "image_counts":
+        info["max_count"] = cfg.DATASETS.MAX_COUNT
     if getattr(generator, "cams", None) is not None:
         info["cams"] = LabelFolder(cfg.CAM.PATH, ".npz", dataset_name, "CAM.PATH").fingerprint()
     if old_labels:

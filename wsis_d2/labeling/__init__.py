@@ -14,6 +14,8 @@ from .cam_files import full_size_cam, read_cam, write_cam
 from .cam_folder import CAMFolder
 from .cam_localizer import CAMMaxima
 from .cams import MultiScaleCAM, multi_scale_cams
+from .density_localizer import DensityPeaks
+from .density_selector import DensityObjectness, DensityScore
 from .detect import detect_instances
 from .ignore_region import AddIgnoreRegions, ignore_regions
 from .irnet_labels import IRNetCues, IRNetLabels, instances_from_relations
@@ -36,6 +38,9 @@ __all__ = [
     "BestObjectness",
     "CAMFolder",
     "CAMMaxima",
+    "DensityObjectness",
+    "DensityPeaks",
+    "DensityScore",
     "DiceWithResponse",
     "IRNetCentroids",
     "IRNetCues",
