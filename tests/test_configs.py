@@ -21,6 +21,7 @@ STAGE_CONFIGS = sorted(set(CONFIGS.rglob("*.yaml")) - set(RECIPES) - OVERLAYS)
 SUPERVISION = {
     "CAMClassifier": "image_labels",
     "PRMClassifier": "image_labels",
+    "DensityPRM": "image_counts",
     "IRNet": "seeds",
     "AffinityNet": "seeds",
     "SemanticSegmentor": "sem_seg",
