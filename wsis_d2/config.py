@@ -144,6 +144,8 @@ def _add_density_config(cfg: CN) -> None:
     # A response of this size is one object (published: the number of cells, 14 x 14, so that the
     # mean response is the count).
     cfg.MODEL.DENSITY.CELLS = 196.0
+    # Weight of all losses of the density branch beside the classification's.
+    cfg.MODEL.DENSITY.LOSS_WEIGHT = 1.0
     # Weight of the loss of classes beyond the subitizing range (lambda).
     cfg.MODEL.DENSITY.RANK_WEIGHT = 0.1
     # Iterations of the first stage, without spatial losses (published: 20 epochs).

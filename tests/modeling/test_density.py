@@ -85,13 +85,13 @@ def test_every_parameter_has_a_gradient_in_both_stages():
 
 
 def test_beyond_the_range_nothing_but_the_rank_counts():
-    model = build(RANK_WEIGHT=0.5)
+    model = build(RANK_WEIGHT=0.5, LOSS_WEIGHT=3.0)
     with torch.no_grad():
         model.density_head[1].weight.zero_()
         model.density_head[1].bias.fill_(196.0 / 20)  # 20 cells: every count is 1
     losses = model(inputs(([0, 1, 2], [5, 5, 5]), ([0, 1, 2], [5, 5, 5])))
     assert losses["loss_mse"] == 0
-    assert float(losses["loss_rank"]) == pytest.approx(0.5 * 4)
+    assert float(losses["loss_rank"]) == pytest.approx(3 * 0.5 * 4)
     assert (losses["loss_sp_pos"], losses["loss_sp_neg"]) == (0, 0)
 
 

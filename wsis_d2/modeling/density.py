@@ -37,6 +37,7 @@ class DensityPRM(PRMClassifier):
         norm: str = "BN",
         cells: float = 196.0,
         max_count: int = 4,
+        loss_weight: float = 1.0,
         rank_weight: float = 0.1,
         stage1_iters: int = 0,
         absent_fraction: float = 1.0,
@@ -50,6 +51,7 @@ class DensityPRM(PRMClassifier):
             cells: a response of this size in the density branch is one object. Published: the
                 number of cells, so that the count is the mean of the responses.
             max_count: end of the subitizing range.
+            loss_weight: weight of all losses of the density branch beside the classification's.
             rank_weight: weight of the loss beyond the subitizing range.
             stage1_iters: iterations of the first stage, without spatial losses.
             absent_fraction: of the rare classes that are absent from an image, the fraction drawn
@@ -64,6 +66,7 @@ class DensityPRM(PRMClassifier):
         self.density_head = _branch(in_channels, width, self.num_classes, norm)
         self.cells = cells
         self.max_count = max_count
+        self.loss_weight = loss_weight
         self.rank_weight = rank_weight
         self.stage1_iters = stage1_iters
         self.absent_fraction = absent_fraction
@@ -80,6 +83,7 @@ class DensityPRM(PRMClassifier):
             "norm": density.NORM,
             "cells": density.CELLS,
             "max_count": cfg.DATASETS.MAX_COUNT,
+            "loss_weight": density.LOSS_WEIGHT,
             "rank_weight": density.RANK_WEIGHT,
             "stage1_iters": density.STAGE1_ITERS,
             "absent_fraction": density.ABSENT_FRACTION,
@@ -152,10 +156,10 @@ class DensityPRM(PRMClassifier):
         spatial_pos, spatial_neg = spatial_losses(responses, peaks, absent)
         return {
             "loss_cls": F.multilabel_soft_margin_loss(self.aggregate(maps), present.float()),
-            "loss_mse": mse,
-            "loss_rank": self.rank_weight * rank,
-            "loss_sp_pos": spatial_pos,
-            "loss_sp_neg": spatial_neg,
+            "loss_mse": self.loss_weight * mse,
+            "loss_rank": self.loss_weight * self.rank_weight * rank,
+            "loss_sp_pos": self.loss_weight * spatial_pos,
+            "loss_sp_neg": self.loss_weight * spatial_neg,
         }
 
     def _draw_absent(self, present: Tensor) -> Tensor:
