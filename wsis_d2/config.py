@@ -433,6 +433,8 @@ def _add_noise_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS.SELF_TRAINING = CN()
     cfg.PSEUDO_LABELS.SELF_TRAINING.MIN_SCORE = 0.5
     cfg.PSEUDO_LABELS.SELF_TRAINING.NMS_THRESHOLD = 0.5
+    # Predicted masks become the proposals of PROPOSALS of highest Jaccard index, before that.
+    cfg.PSEUDO_LABELS.SELF_TRAINING.REFINE_WITH_PROPOSALS = False
     # JSON of the pseudo labels that the model was trained on: classes of the image label that it
     # does not find keep theirs. Empty: they have none.
     cfg.PSEUDO_LABELS.SELF_TRAINING.OLD_LABELS = ""

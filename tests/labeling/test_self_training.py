@@ -14,6 +14,7 @@ from wsis_d2 import add_wsis_config
 from wsis_d2.errors import UserError
 from wsis_d2.labeling import SelfTraining, build_label_generator
 from wsis_d2.labeling.self_training import LabelFile, without_duplicates
+from wsis_d2.proposals import MaskProposals
 
 SIZE = (20, 30)
 
@@ -43,12 +44,13 @@ class Network(torch.nn.Module):
         return [{"instances": self.predictions} for _ in batched_inputs]
 
 
-def label(predictions, image_labels, old_labels=None, min_score=0.5):
+def label(predictions, image_labels, old_labels=None, min_score=0.5, proposals=None):
     generator = SelfTraining(
         network=Network(predictions),
         resize=T.ResizeShortestEdge([40, 40], 1000),
         min_score=min_score,
         nms_threshold=0.5,
+        proposals=proposals,
         old_labels=old_labels,
     )
     image = torch.randint(0, 255, (3, *SIZE), dtype=torch.uint8)
@@ -74,6 +76,21 @@ def test_class_score_and_duplicates():
     assert label(PREDICTIONS, [0, 1, 2]).pred_classes.tolist() == [0, 1, 2]
     assert len(label(PREDICTIONS, [0, 1], min_score=0.2)) == 3
     assert len(label(PREDICTIONS[:0], [0, 1])) == 0
+
+
+class Proposals:
+    def get(self, x):
+        assert x["image_id"] == 7
+        return MaskProposals.from_masks(rectangles((0, 0, 9, 9), (9, 9, 20, 20)).numpy(), [1, 0.5])
+
+
+def test_masks_snap_to_proposals_before_duplicates_go():
+    two = instances(rectangles((0, 0, 9, 5), (0, 4, 9, 9)), [0.8, 0.9], [1, 1])
+    assert len(label(two, [1])) == 2
+    result = label(two, [1], proposals=Proposals())
+    assert result.scores.tolist() == pytest.approx([0.9])
+    assert torch.equal(result.pred_masks, rectangles((0, 0, 9, 9)))
+    assert result.pred_boxes.tensor.tolist() == [[0, 0, 9, 9]]
 
 
 def test_duplicates_against_brute_force():

@@ -14,8 +14,10 @@ from detectron2.structures import BitMasks, Instances
 from pycocotools import mask as mask_utils
 
 from ..errors import UserError
+from ..proposals import ProposalSource, build_proposal_source
 from ..proposals.structures import checked_rle
 from .build import LABEL_GENERATOR_REGISTRY
+from .refine import refine_instances
 
 
 class LabelFile:
@@ -73,13 +75,14 @@ class SelfTraining(torch.nn.Module):
     """Predictions of any Detectron2 instance model on the training images, filtered.
 
     A prediction stays where its class is in the image label, its score is high enough, and no
-    better one of its class has a similar mask. Classes of the image label that are left without any
-    keep their old pseudo labels, where these are given.
+    better one of its class has a similar mask; with proposals its mask snaps to one first. Classes
+    of the image label that are left without any keep their old pseudo labels, where these are
+    given.
 
     Input: the standard list of dicts with ``image`` at its original size, ``image_labels``,
-    ``image_id``, ``height``, ``width``. Output: per image ``{"instances": Instances}`` with
-    ``pred_masks`` (N, H, W) bool, ``pred_boxes``, ``scores`` and ``pred_classes``, best score
-    first, old labels last.
+    ``file_name``, ``image_id``, ``height``, ``width``. Output: per image ``{"instances":
+    Instances}`` with ``pred_masks`` (N, H, W) bool, ``pred_boxes``, ``scores`` and
+    ``pred_classes``, best score first, old labels last.
 
     Args:
         network: The trained model, of any meta-architecture that gives such ``instances``.
@@ -87,6 +90,8 @@ class SelfTraining(torch.nn.Module):
         min_score: Predictions below it are dropped.
         nms_threshold: Predictions are dropped where the mask IoU with a better one of their class
             is above it.
+        proposals: To refine the predictions with, see
+            :class:`wsis_d2.labeling.ProposalRefinement`; or None.
         old_labels: The pseudo labels that the model was trained on, or None.
     """
 
@@ -100,6 +105,7 @@ class SelfTraining(torch.nn.Module):
         resize: T.ResizeShortestEdge,
         min_score: float,
         nms_threshold: float,
+        proposals: ProposalSource | None,
         old_labels: LabelFile | None,
     ):
         super().__init__()
@@ -107,17 +113,19 @@ class SelfTraining(torch.nn.Module):
         self.resize = resize
         self.min_score = min_score
         self.nms_threshold = nms_threshold
+        self.proposals = proposals
         self.old_labels = old_labels
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        """Reads ``MODEL``, ``INPUT`` and ``PSEUDO_LABELS.SELF_TRAINING``."""
+        """Reads ``MODEL``, ``INPUT``, ``PROPOSALS`` and ``PSEUDO_LABELS.SELF_TRAINING``."""
         options, side = cfg.PSEUDO_LABELS.SELF_TRAINING, cfg.INPUT.MIN_SIZE_TEST
         return {
             "network": build_model(cfg),
             "resize": T.ResizeShortestEdge([side, side], cfg.INPUT.MAX_SIZE_TEST),
             "min_score": options.MIN_SCORE,
             "nms_threshold": options.NMS_THRESHOLD,
+            "proposals": build_proposal_source(cfg) if options.REFINE_WITH_PROPOSALS else None,
             "old_labels": LabelFile(options.OLD_LABELS) if options.OLD_LABELS else None,
         }
 
@@ -137,6 +145,8 @@ class SelfTraining(torch.nn.Module):
         of_label = torch.isin(predictions.pred_classes, x["image_labels"])
         predictions = predictions[of_label & (predictions.scores >= self.min_score)]
         predictions = predictions[predictions.scores.argsort(descending=True, stable=True)]
+        if self.proposals is not None:
+            predictions = refine_instances(predictions, self.proposals.get(x))
         predictions = predictions[without_duplicates(predictions, self.nms_threshold)]
         if self.old_labels is None:
             return predictions
