@@ -37,15 +37,20 @@ PAIRS = {
     "voc/prm_classifier_R_50.py": "voc/wise/classifier.yaml",
     "voc/irnet_R_50.py": "voc/irnet/irnet.yaml",
     "voc/affinitynet_R_50.py": "voc/affinitynet/affinitynet.yaml",
+    "voc/density_prm_R_50.py": "voc/wise_counts/classifier.yaml",
+    "voc/retina_mask_R_50_FPN.py": "voc/retina_mask_R_50_FPN.yaml",
     "voc/mask_rcnn_R_50_FPN.py": "voc/mask_rcnn_R_50_FPN.yaml",
     "shapes/cam_classifier_R_50_slim.py": "shapes/irnet/classifier.yaml",
     "shapes/prm_classifier_R_50_slim.py": "shapes/wise/classifier.yaml",
     "shapes/irnet_R_50_slim.py": "shapes/irnet/irnet.yaml",
     "shapes/affinitynet_R_50_slim.py": "shapes/affinitynet/affinitynet.yaml",
+    "shapes/density_prm_R_50_slim.py": "shapes/wise_counts/classifier.yaml",
+    "shapes/retina_mask_R_50_slim_FPN.py": "shapes/retina_mask_R_50_slim_FPN.yaml",
     "shapes/mask_rcnn_R_50_slim_FPN.py": "shapes/mask_rcnn_R_50_slim_FPN.yaml",
 }
 MAPPERS = {
     "image_labels": ImageLabelMapper,
+    "image_counts": ImageLabelMapper,
     "seeds": SeedMapper,
     "masks": InstanceMapper,
 }
@@ -57,7 +62,7 @@ def pair(request):
     lazy, yaml = request.param
     classes = "20" if lazy.startswith("voc") else "5"
     options = ["MODEL.DEVICE", "cpu", "MODEL.CLASSIFIER.NUM_CLASSES", classes]
-    options += ["MODEL.ROI_HEADS.NUM_CLASSES", classes]
+    options += ["MODEL.ROI_HEADS.NUM_CLASSES", classes, "MODEL.RETINANET.NUM_CLASSES", classes]
     cfg = load_config(str(ROOT / "configs" / yaml), options)
     return load_lazy_config(str(LAZY / lazy)), cfg
 
@@ -168,7 +173,7 @@ def _assert_same_mapper(mapper, expected):
     )
     assert found == wanted
     if expected.is_train:
-        for key in ("use_instance_mask", "instance_mask_format"):
+        for key in ("use_instance_mask", "instance_mask_format", "max_count"):
             assert getattr(mapper, key, None) == getattr(expected, key, None)
 
 
@@ -176,10 +181,13 @@ def _assert_same_mapper(mapper, expected):
 def test_outputs_are_the_yaml_configs(lazy):
     options = ["MODEL.DEVICE", "cpu", "MODEL.CLASSIFIER.NUM_CLASSES", "5"]
     options += ["MODEL.ROI_HEADS.NUM_CLASSES", "5", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+    options += ["MODEL.RETINANET.NUM_CLASSES", "5", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"]
     expected = build_model(load_config(str(ROOT / "configs" / PAIRS[lazy]), options))
     cfg = load_lazy_config(str(LAZY / lazy))
     if "roi_heads" in cfg.model:
         cfg.model.roi_heads.box_predictor.test_score_thresh = 0.0
+    if "mask_in_features" in cfg.model:
+        cfg.model.test_score_thresh = 0.0
     model = instantiate(cfg.model)
     torch.manual_seed(0)
     model.load_state_dict(expected.state_dict())
@@ -264,6 +272,14 @@ def test_mask_rcnn_trains_on_a_coco_file_and_is_evaluated(train_lazily, datasets
     assert metrics[-1]["segm/AP50"] >= 0
     checkpoint = torch.load(output / "model_final.pth", weights_only=True)
     assert checkpoint["wsis_d2"]["classes"] == list(SHAPES_CLASSES)
+
+
+def test_density_prm_trains_on_lower_counts(train_lazily):
+    output = train_lazily("density_prm_R_50_slim.py", "model.stage1_iters=1")
+    metrics = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    assert metrics[-1]["classification/mAP"] >= 0
+    assert metrics[0]["loss_mse"] > 0
+    assert metrics[-1]["counts/mRMSE"] > 0
 
 
 @pytest.mark.parametrize(

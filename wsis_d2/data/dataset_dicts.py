@@ -16,19 +16,21 @@ from .seed_mapper import add_seed_files
 __all__ = ["get_image_label_dicts", "get_pseudo_label_dicts", "get_seed_dicts"]
 
 
-def get_image_label_dicts(names: str | Sequence[str]) -> list[dict]:
+def get_image_label_dicts(names: str | Sequence[str], max_count: int | None = None) -> list[dict]:
     """Images and their class labels, of any registered datasets; masks and boxes stay behind.
 
     Args:
         names: one dataset or several of the same classes.
+        max_count: keep the lower counts of the labels too, up to this number and one for "more".
 
     Raises:
-        UserError: a dataset is not registered, or an image has no label.
+        UserError: a dataset is not registered, or an image has no label or lacks a count.
     """
     dicts = []
     for name in _as_list(names):
-        image_level = make_image_level(_load(name))
-        check_image_level_dataset(image_level, MetadataCatalog.get(name).thing_classes)
+        image_level = make_image_level(_load(name), max_count)
+        classes = MetadataCatalog.get(name).thing_classes
+        check_image_level_dataset(image_level, classes, need_counts=max_count is not None)
         dicts += image_level
     return dicts
 
@@ -53,7 +55,11 @@ def get_seed_dicts(names: str | Sequence[str], folder: str) -> list[dict]:
 
 
 def get_pseudo_label_dicts(
-    names: str, json_file: str, source: str = "", image_root: str = ""
+    names: str,
+    json_file: str,
+    source: str = "",
+    image_root: str = "",
+    keep_candidates: bool = False,
 ) -> list[dict]:
     """Images with the instances of a pseudo label file; images without any are left out.
 
@@ -62,11 +68,12 @@ def get_pseudo_label_dicts(
         json_file: COCO JSON that ``tools/make_pseudo_labels.py`` wrote.
         source: dataset that was labelled.
         image_root: folder of the images; empty: that of ``source``.
+        keep_candidates: whether the mapper is to draw each object's mask from its ``candidates``.
 
     Raises:
         UserError: a file is missing, is damaged or has no instance.
     """
-    register_pseudo_labels(names, json_file, image_root, source)
+    register_pseudo_labels(names, json_file, image_root, source, keep_candidates)
     if not any(d["annotations"] for d in DatasetCatalog.get(names)):
         raise UserError(
             f"there is no instance in '{json_file}' to train on: make the pseudo labels with a "
