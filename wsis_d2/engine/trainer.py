@@ -39,8 +39,8 @@ from ..data import (
     SeedMapper,
     SemSegMapper,
     add_loss_weights,
-    add_seed_files,
     check_image_level_dataset,
+    get_seed_dicts,
 )
 from ..errors import UserError, look_up
 from ..evaluation import CountEvaluator, InstanceMaskEvaluator, MultiLabelEvaluator
@@ -126,7 +126,8 @@ class Trainer(DefaultTrainer):
         if cfg.DATASETS.SUPERVISION == "masks":
             return _build_mask_loader(cfg)
         if cfg.DATASETS.SUPERVISION == "seeds":
-            dataset, mapper = _with_seeds(cfg), SeedMapper(cfg, is_train=True)
+            dataset = get_seed_dicts(cfg.DATASETS.TRAIN, cfg.SEEDS.PATH)
+            mapper = SeedMapper(cfg, is_train=True)
         else:
             dataset, mapper = training_images(cfg), ImageLabelMapper(cfg, is_train=True)
             need_counts = cfg.DATASETS.SUPERVISION == "image_counts"
@@ -238,17 +239,6 @@ def build_instance_mask_evaluator(
 def training_images(cfg: CfgNode) -> list[dict]:
     """The dicts of all datasets in ``DATASETS.TRAIN``."""
     return [d for name in cfg.DATASETS.TRAIN for d in dataset_dicts(name)]
-
-
-def _with_seeds(cfg: CfgNode) -> list[dict]:
-    """The same, with the files of their seeds in ``SEEDS.PATH``."""
-    return [
-        d
-        for name in cfg.DATASETS.TRAIN
-        for d in add_seed_files(
-            dataset_dicts(name), cfg.SEEDS.PATH, MetadataCatalog.get(name).get("image_root", "")
-        )
-    ]
 
 
 def dataset_dicts(name: str) -> list[dict]:
