@@ -391,7 +391,7 @@ CASES = [
         "unknown label generator",
         "make_pseudo_labels.py",
         _make_labels("PSEUDO_LABELS.GENERATOR", "WIZE"),
-        ("'WIZE'", "PRM, WISE"),
+        ("'WIZE'", "SelfTraining, WISE"),
     ),
     # -- checkpoints
     Case(
