@@ -134,6 +134,7 @@ def _location_cues() -> LocationCues:
         points=torch.tensor([[64, 30], [60, 95]]),
         response_maps=maps,
         class_response_maps=torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)),
+        density_maps=torch.full((3, 16, 16), 1.5 / 256),
     )
 
 
@@ -142,15 +143,20 @@ def test_steps_of_every_localizer(localizer):
     x = _example("WISE", _location_cues(), "PSEUDO_LABELS.LOCALIZER", localizer)
     steps = method_of(x.cfg).steps
     assert len({step.draw(x).image.tobytes() for step in steps}) == len(steps)
-    assert [step.draw(x).caption for step in steps[2:]] == [
-        *(["2 peaks", "2 maps"] if localizer == "PRMPeaks" else ["2 points", "2 maps"]),
-        "2 masks",
-    ]
+    points = "2 peaks" if localizer in ("PRMPeaks", "DensityPeaks") else "2 points"
+    assert [step.draw(x).caption for step in steps[-3:]] == [points, "2 maps", "2 masks"]
     assert generator_name(x.cfg) == f"WISE · {localizer} · BestObjectness"
 
 
-def test_steps_are_of_localizers_that_exist():
-    assert set(LOCALIZERS) <= {name for name, _ in LOCALIZER_REGISTRY}
+def test_every_localizer_has_its_steps():
+    ours = {name for name, cls in LOCALIZER_REGISTRY if cls.__module__.startswith("wsis_d2")}
+    assert set(LOCALIZERS) == ours
+
+
+def test_the_density_says_how_many():
+    x = _example("WISE", _location_cues(), "PSEUDO_LABELS.LOCALIZER", "DensityPeaks")
+    (step,) = (s for s in LOCALIZERS["DensityPeaks"].steps if s.title == "Density")
+    assert step.draw(x).caption == "1.5 ant, 1.5 cat"
 
 
 def test_methods_by_the_generator():

@@ -135,6 +135,14 @@ def peak_responses(x: Example) -> ReportPanel:
     return ReportPanel(_count(len(x.cues), "map"), drawn)
 
 
+def density(x: Example) -> ReportPanel:
+    """Density of the labelled classes, and how many objects of each it makes."""
+    labels = x.record["image_labels"]
+    maps = x.cues.density_maps[labels]
+    counts = ", ".join(f"{m.sum():.1f} {x.classes[c]}" for c, m in zip(labels, maps))
+    return ReportPanel(counts, draw_heatmap(x.image, _array(maps.sum(0)), scale=x.scale))
+
+
 def pseudo_masks(x: Example, color_ids: Sequence[int] | None = None) -> ReportPanel:
     """Instances of the label generator."""
     instances = x.labels["instances"]

@@ -89,27 +89,43 @@ def _with_proposals(what: str, network: str, *steps: Step) -> Method:
     )
 
 
+CLASS_RESPONSE = Step(
+    "Class response map",
+    "Strongest response of the labelled classes, before any peak is sought (PRM, section 3).",
+    panels.class_response,
+)
+PEAKS = Step(
+    "Peaks",
+    "Local maxima of the response maps, at the maximum of their peak response map.",
+    panels.peaks,
+)
+PEAK_RESPONSES = Step(
+    "Peak responses",
+    "Pixels that caused each peak, found by peak backpropagation (PRM, section 3.2).",
+    panels.peak_responses,
+)
+
 #: By name of the localiser.
 LOCALIZERS = {
     "PRMPeaks": _with_proposals(
         "a classifier is trained on the labels, its peaks",
         "Classifier",
+        CLASS_RESPONSE,
+        PEAKS,
+        PEAK_RESPONSES,
+    ),
+    "DensityPeaks": _with_proposals(
+        "a network learns from lower counts to classify and to count, its peaks and its density",
+        "Network",
+        CLASS_RESPONSE,
         Step(
-            "Class response map",
-            "Strongest response of the labelled classes, before any peak is sought (PRM, section "
-            "3).",
-            panels.class_response,
+            "Density",
+            "Objects per cell of the labelled classes, whose sum is their number (Cholakkal et "
+            "al., CVPR 2019).",
+            panels.density,
         ),
-        Step(
-            "Peaks",
-            "Local maxima of the response maps, at the maximum of their peak response map.",
-            panels.peaks,
-        ),
-        Step(
-            "Peak responses",
-            "Pixels that caused each peak, found by peak backpropagation (PRM, section 3.2).",
-            panels.peak_responses,
-        ),
+        PEAKS,
+        PEAK_RESPONSES,
     ),
     "CAMMaxima": _with_proposals(
         "a classifier is trained on the labels, the local maxima of its activation maps (CAMs)",
