@@ -310,6 +310,7 @@ def test_two_processes_train(run_tool, tmp_path):
         "lazyconfig_train_net.py",
         *("--config-file", "configs/lazy/shapes/cam_classifier_R_50_slim.py", "--num-gpus", 2),
         *(*QUICK, f"train.output_dir={tmp_path}"),
+        timeout=600,
     )
     assert completed.returncode == 0, completed.stderr
     assert _last_iteration(tmp_path) == 1
