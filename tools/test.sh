@@ -5,4 +5,5 @@ cd "$(dirname "$0")/.."
 bash tools/setup_env.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-exec .venv/bin/python -m pytest "$@"
+# One process per core; the tests of a file share their fixtures.
+exec .venv/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile "$@"
