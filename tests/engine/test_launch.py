@@ -70,5 +70,5 @@ def test_torchrun(tmp_path):
         f"launch(main, 1, args=({str(tmp_path)!r},))\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    subprocess.run([*command, str(script)], check=True, timeout=120, capture_output=True)
+    subprocess.run([*command, str(script)], check=True, timeout=600, capture_output=True)
     assert (tmp_path / "rank0").read_text() == (tmp_path / "rank1").read_text() == "[0, 1]"

@@ -207,7 +207,7 @@ def test_any_number_of_processes_gives_the_same_cams(cams, run_tool, weights, tm
 def test_any_number_of_processes_gives_the_same_seeds(cams, make_seeds, monkeypatch, tmp_path):
     assert make_seeds(cams, tmp_path / "one")[0] == 0
     (cams / sorted(_contents(cams, ".npz"))[0]).write_bytes(b"damaged")
-    monkeypatch.setattr("wsis_d2.engine.seeds._MIN_IMAGES_PER_WORKER", 1)
+    monkeypatch.setattr("wsis_d2.parallel._MIN_IMAGES_PER_WORKER", 1)
     code, stderr = make_seeds(cams, tmp_path / "two", "SEEDS.NUM_WORKERS", 2)
     assert code == 2
     assert "1 of 16 images have no seeds" in stderr

@@ -44,7 +44,7 @@ def test_foreign_folder_is_one_sentence(prepare_shapes, tmp_path, capsys):
 def test_unwritable_output_is_one_sentence_and_exit_code_2(tmp_path):
     (tmp_path / "file").write_text("")
     command = [sys.executable, str(TOOL), *COUNTS, "--output", str(tmp_path / "file" / "shapes")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.returncode == 2
     # Libraries may print warnings of their own before.
     assert result.stderr.splitlines()[-1].startswith("error: cannot write Shapes to")

@@ -31,6 +31,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from wsis_d2.errors import UserError
+from wsis_d2.parallel import available_cpus
 
 from .label_maps import write_label_map
 
@@ -445,7 +446,7 @@ def _write_devkit(
 
     write = partial(_write_image, root, seed, image_size)
     bar = partial(tqdm, total=len(tasks), desc="Shapes", unit="image", disable=None)
-    num_workers = min(num_workers or _available_cpus(), len(tasks))
+    num_workers = min(num_workers or available_cpus(), len(tasks))
     if num_workers == 1:
         for _ in bar(map(write, tasks)):
             pass
@@ -453,11 +454,6 @@ def _write_devkit(
         with ProcessPoolExecutor(num_workers) as pool:
             for _ in bar(pool.map(write, tasks, chunksize=8)):
                 pass
-
-
-def _available_cpus() -> int:
-    has_affinity = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def _image_name(split: str, index: int) -> str:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
@@ -19,14 +15,12 @@ from ..data import check_image_level_dataset, read_label_map, semantic_truth, wr
 from ..errors import UserError
 from ..evaluation import confusion_matrix, seed_metrics
 from ..labeling import build_seed_function, full_size_cam, label_dataset_name, read_cam
+from ..parallel import available_cpus, for_each_image
 from ..proposals.cache import read_rgb
 from .label_folder import LabelFolder, image_list_digest
 from .trainer import dataset_dicts
 
 logger = logging.getLogger(__name__)
-
-# Below this many images per process, starting one costs more than it saves.
-_MIN_IMAGES_PER_WORKER = 32
 
 
 def make_seeds(cfg: CfgNode, resume: bool = False) -> dict:
@@ -67,13 +61,8 @@ def make_seeds(cfg: CfgNode, resume: bool = False) -> dict:
     if len(todo) < len(dataset):
         logger.info(f"{len(dataset) - len(todo)} of {len(dataset)} images have their seeds already")
     tasks = [(d["file_name"], cams.path(d), folder.path(d)) for d in todo]
-    failures = _run(partial(_make_one, make, cfg.CAM.STRIDE), tasks, cfg.SEEDS.NUM_WORKERS)
-    if failures:
-        raise UserError(
-            f"{len(failures)} of {len(dataset)} images have no seeds, the others are done: "
-            + "; ".join(sorted(failures)[:10])
-            + ("; ..." if len(failures) > 10 else "")
-        )
+    work = partial(_make_one, make, cfg.CAM.STRIDE)
+    for_each_image(work, tasks, "seeds", cfg.SEEDS.NUM_WORKERS or available_cpus())
     return evaluate_seeds(cfg)
 
 
@@ -110,34 +99,3 @@ def _make_one(make: Callable, stride: int, task: tuple[str, str, str]) -> str:
     except ValueError as error:
         return f"the CAMs '{cam_file}' do not belong to '{image_file}' ({error}): make them again"
     return ""
-
-
-def _run(work: Callable, tasks: list, num_workers: int) -> list[str]:
-    """Run ``work`` on each task, in ``num_workers`` processes (0: one per CPU)."""
-    num_workers = min(num_workers or _available_cpus(), len(tasks) // _MIN_IMAGES_PER_WORKER)
-    with tqdm(total=len(tasks), desc="Seeds", unit="image", mininterval=1.0) as progress:
-
-        def collect(messages) -> list[str]:
-            failures = []
-            for message in messages:
-                failures += [message] if message else []
-                progress.update()
-            return failures
-
-        if num_workers <= 1:
-            return collect(map(work, tasks))
-        # Forking a process whose libraries run threads, CUDA's above all, may hang it.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(num_workers, context, torch.set_num_threads, (1,)) as pool:
-            futures = [pool.submit(work, task) for task in tasks]
-            try:
-                return collect(future.result() for future in as_completed(futures))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-
-def _available_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,6 +9,7 @@ from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 
 from wsis_d2.errors import look_up
+from wsis_d2.parallel import available_cpus
 
 from .cache import ProposalCache, generate_proposals
 from .readers import CocoResultsProposals, MatProposals, SegmentAnythingProposals
@@ -72,7 +72,7 @@ class ProposalSource:
         prepare = getattr(self.reader, "prepare", None)
         if prepare is not None:
             file_names = list(dict.fromkeys(record["file_name"] for record in dataset_dicts))
-            prepare(file_names, _available_cpus() if num_workers is None else num_workers)
+            prepare(file_names, available_cpus() if num_workers is None else num_workers)
 
 
 class BuiltinProposals:
@@ -127,9 +127,3 @@ def build_proposal_source(cfg: CfgNode) -> ProposalSource:
         cfg.PROPOSALS.MAX_AREA,
         cfg.PROPOSALS.MAX_PER_IMAGE,
     )
-
-
-def _available_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

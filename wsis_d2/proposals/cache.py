@@ -10,21 +10,18 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import multiprocessing
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from wsis_d2.errors import UserError
 from wsis_d2.files import write_bytes, write_json
+from wsis_d2.parallel import for_each_image
 
 from .hierarchical import hierarchical_proposals
 from .structures import MaskProposals
@@ -32,8 +29,6 @@ from .structures import MaskProposals
 # Raised whenever the generator gives other proposals for the same settings.
 _GENERATOR_VERSION = 1
 _SETTINGS_FILE = "settings.json"
-# Below this many images per process, starting one costs more than it saves.
-_MIN_IMAGES_PER_WORKER = 16
 
 
 class ProposalCache:
@@ -119,42 +114,18 @@ def generate_proposals(
     """
     ProposalCache(cache_dir, settings)
     work = partial(_generate_one, str(cache_dir), settings)
-    failures: list[str] = []
-    with tqdm(total=len(file_names), desc="Proposals", unit="image", mininterval=1.0) as progress:
-        num_workers = min(num_workers, len(file_names) // _MIN_IMAGES_PER_WORKER)
-        if num_workers <= 1:
-            for file_name in file_names:
-                failures += work(str(file_name))
-                progress.update()
-        else:
-            # Forking a process whose libraries run threads, CUDA's above all, may hang it.
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(num_workers, context, partial(cv2.setNumThreads, 1)) as pool:
-                futures = [pool.submit(work, str(file_name)) for file_name in file_names]
-                try:
-                    for future in as_completed(futures):
-                        failures += future.result()
-                        progress.update()
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-    if failures:
-        raise UserError(
-            f"{len(failures)} of {len(file_names)} images have no proposals, the others are done: "
-            + "; ".join(sorted(failures)[:10])
-            + ("; ..." if len(failures) > 10 else "")
-        )
+    for_each_image(work, [str(name) for name in file_names], "proposals", num_workers)
 
 
-def _generate_one(cache_dir: str, settings: dict, file_name: str) -> list[str]:
-    """Make one entry; returns what the user must know, nothing where all went well."""
+def _generate_one(cache_dir: str, settings: dict, file_name: str) -> str:
+    """Make one entry; returns what the user must know, "" where all went well."""
     try:
         cache = ProposalCache(cache_dir, settings)
         if not cache.path(file_name).exists():
             cache.get(file_name)
     except UserError as error:
-        return [str(error)]
-    return []
+        return str(error)
+    return ""
 
 
 def image_key(file_name: str | Path) -> str:

@@ -1,0 +1,76 @@
+"""The same work on many images, in as many processes as there are CPUs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any
+
+import cv2
+import torch
+from tqdm import tqdm
+
+from .errors import UserError
+
+# Below this many images per process, starting one costs more than it saves.
+_MIN_IMAGES_PER_WORKER = 16
+
+
+def available_cpus() -> int:
+    """How many CPUs this process may use; at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def for_each_image(
+    work: Callable[[Any], str], tasks: Sequence[Any], what: str, num_workers: int
+) -> None:
+    """Run ``work`` on the task of each image, with a progress bar.
+
+    Args:
+        work: Makes what is wanted of one image and returns what the user must know if it cannot,
+            "" where all went well. Where there are processes, it and the tasks are pickled.
+        tasks: One per image.
+        what: What is made, in the plural, for the bar and the error: "proposals".
+        num_workers: Processes at the most; few images get fewer, 0 or 1 works in this one.
+
+    Raises:
+        UserError: Some images failed; the others are done first.
+    """
+    num_workers = min(num_workers, len(tasks) // _MIN_IMAGES_PER_WORKER)
+    failures: list[str] = []
+    bar = tqdm(total=len(tasks), desc=what.capitalize(), unit="image", mininterval=1.0)
+    with bar as progress:
+
+        def collect(message: str) -> None:
+            failures.extend([message] if message else [])
+            progress.update()
+
+        if num_workers <= 1:
+            for task in tasks:
+                collect(work(task))
+        else:
+            # Forking a process whose libraries run threads, CUDA's above all, may hang it.
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(num_workers, context, _use_one_thread) as pool:
+                futures = [pool.submit(work, task) for task in tasks]
+                try:
+                    for future in as_completed(futures):
+                        collect(future.result())
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(tasks)} images have no {what}, the others are done: "
+            + "; ".join(sorted(failures)[:10])
+            + ("; ..." if len(failures) > 10 else "")
+        )
+
+
+def _use_one_thread() -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
