@@ -17,7 +17,7 @@ from ..data import ImageLabelMapper, check_image_level_dataset, semantic_truth
 from ..errors import UserError
 from ..evaluation import mean_iou, threshold_confusion_matrices
 from ..labeling import MultiScaleCAM, full_size_cam, label_dataset_name, read_cam, write_cam
-from .checkpoint import WSISCheckpointer, file_sha256
+from .checkpoint import file_sha256, load_trained
 from .cli import one_sentence
 from .label_folder import LabelFolder, image_list_digest
 from .pseudo_labels import one_thread_on_cpu
@@ -87,15 +87,8 @@ def load_multi_scale_cam(cfg: CfgNode, classes: Sequence[str]) -> MultiScaleCAM:
     Raises:
         UserError: No weights, or weights of other classes or of another method.
     """
-    if not cfg.MODEL.WEIGHTS:
-        raise UserError("MODEL.WEIGHTS is empty: name the checkpoint of the trained classifier")
     model = MultiScaleCAM(cfg)
-    WSISCheckpointer(
-        model.classifier,
-        meta_architecture=cfg.MODEL.META_ARCHITECTURE,
-        classes=classes,
-        exact=True,
-    ).load(cfg.MODEL.WEIGHTS)
+    load_trained(model.classifier, cfg, classes)
     return model.eval()
 
 

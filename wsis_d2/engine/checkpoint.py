@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 
 from ..errors import UserError
 
@@ -60,7 +62,7 @@ class WSISCheckpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         meta_architecture: str = "",
-        classes: list[str] | tuple[str, ...] = (),
+        classes: Sequence[str] = (),
         exact: bool = False,
         **checkpointables: Any,
     ):
@@ -206,6 +208,19 @@ def _first_difference(found: list[str], expected: list[str]) -> str:
         if a != b:
             return f"class {index} is '{a}' instead of '{b}'"
     return ""
+
+
+def load_trained(network: torch.nn.Module, cfg: CfgNode, classes: Sequence[str]) -> None:
+    """Give a network that makes cues or labels the weights that ``MODEL.WEIGHTS`` names, all of it.
+
+    Raises:
+        UserError: No weights, or weights of other classes or of another method.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError("MODEL.WEIGHTS is empty: name the checkpoint of the trained network")
+    WSISCheckpointer(
+        network, meta_architecture=cfg.MODEL.META_ARCHITECTURE, classes=classes, exact=True
+    ).load(cfg.MODEL.WEIGHTS)
 
 
 def file_sha256(path: str) -> str:

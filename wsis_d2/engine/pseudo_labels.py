@@ -28,7 +28,7 @@ from ..evaluation import (
     flatten_instance_metrics,
 )
 from ..labeling import build_label_generator, label_dataset_name
-from .checkpoint import WSISCheckpointer, file_sha256
+from .checkpoint import file_sha256, load_trained
 from .cli import one_sentence
 from .label_folder import LabelFolder
 from .trainer import dataset_dicts
@@ -141,15 +141,8 @@ def load_label_generator(cfg: CfgNode, classes: Sequence[str]) -> torch.nn.Modul
     Raises:
         UserError: No weights, or weights of other classes or of another method.
     """
-    if not cfg.MODEL.WEIGHTS:
-        raise UserError("MODEL.WEIGHTS is empty: name the checkpoint of the trained network")
     generator = build_label_generator(cfg)
-    WSISCheckpointer(
-        generator.network,
-        meta_architecture=cfg.MODEL.META_ARCHITECTURE,
-        classes=classes,
-        exact=True,
-    ).load(cfg.MODEL.WEIGHTS)
+    load_trained(generator.network, cfg, classes)
     return generator
 
 
