@@ -295,7 +295,8 @@ def _add_cam_config(cfg: CN) -> None:
 
 def _add_pseudo_labels_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS = CN()
-    # Name in the LABEL_GENERATOR registry: "WISE", "PRM", "IRNetLabels" or "AffinityNetLabels".
+    # Name in the LABEL_GENERATOR registry: "WISE", "PRM", "IRNetLabels",
+    # "AffinityNetLabels" or "SelfTraining".
     cfg.PSEUDO_LABELS.GENERATOR = "WISE"
     # Dataset to label; empty: the one in DATASETS.TRAIN.
     cfg.PSEUDO_LABELS.DATASET = ""
