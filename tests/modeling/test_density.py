@@ -91,7 +91,7 @@ def test_beyond_the_range_nothing_but_the_rank_counts():
         model.density_head[1].bias.fill_(196.0 / 20)  # 20 cells: every count is 1
     losses = model(inputs(([0, 1, 2], [5, 5, 5]), ([0, 1, 2], [5, 5, 5])))
     assert losses["loss_mse"] == 0
-    assert float(losses["loss_rank"]) == pytest.approx(3 * 0.5 * 4)
+    assert losses["loss_rank"].item() == pytest.approx(3 * 0.5 * 4)
     assert (losses["loss_sp_pos"], losses["loss_sp_neg"]) == (0, 0)
 
 
