@@ -42,11 +42,11 @@ def for_each_image(
     """
     num_workers = min(num_workers, len(tasks) // _MIN_IMAGES_PER_WORKER)
     failures: list[str] = []
-    bar = tqdm(total=len(tasks), desc=what.capitalize(), unit="image", mininterval=1.0)
-    with bar as progress:
+    with tqdm(total=len(tasks), desc=what.capitalize(), unit="image", mininterval=1.0) as progress:
 
         def collect(message: str) -> None:
-            failures.extend([message] if message else [])
+            if message:
+                failures.append(message)
             progress.update()
 
         if num_workers <= 1:
