@@ -17,6 +17,11 @@ pytestmark = pytest.mark.slow
             "WISE · IRNetCentroids · BestObjectness",
             ("Centroids", "Random walk"),
         ),
+        (
+            "wise_counts/recipe.yaml",
+            "WISE · DensityPeaks · DensityObjectness",
+            ("Density", "Peaks"),
+        ),
         ("wise/recipe_sampled.yaml", "WISE · PRMPeaks · BestObjectness", ("Peaks",)),
     ],
 )
