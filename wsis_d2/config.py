@@ -115,6 +115,24 @@ def _add_model_config(cfg: CN) -> None:
     # The stem's 3x3 max pooling of stride 2; small images do without.
     cfg.MODEL.RESNETS.STEM_MAX_POOL = True
 
+    # build_timm_backbone, build_timm_fpn_backbone: a network of timm, with MODEL.BACKBONE.FREEZE_AT
+    # as for ResNets.
+    cfg.MODEL.TIMM = CN()
+    # timm's name, "mobilenetv2_100", say.
+    cfg.MODEL.TIMM.NAME = ""
+    # Total stride, 8, 16 or 32; 0: the network's own.
+    cfg.MODEL.TIMM.OUTPUT_STRIDE = 0
+    # Dilate the convolutions behind a stride that was taken out.
+    cfg.MODEL.TIMM.DILATION = True
+    # Of "stem", "res2" .. "res5" (strides 2 to 32) and "head" (what timm's classifier would pool);
+    # empty: the first five, as far as the network has them. FPN takes MODEL.FPN.IN_FEATURES.
+    cfg.MODEL.TIMM.OUT_FEATURES = ()
+    # Batch normalisation: "BN", "FixedBN" (statistics fixed, weight and bias trained) or
+    # "FrozenBN" (all fixed).
+    cfg.MODEL.TIMM.NORM = "FixedBN"
+    # Resize the levels of a network of one stride (ViT) to the strides 4, 4, 8, 16 and 32.
+    cfg.MODEL.TIMM.PYRAMID = False
+
     # CAMClassifier and PRMClassifier.
     cfg.MODEL.CLASSIFIER = CN()
     # Number of classes; 0: taken from the training dataset's metadata.

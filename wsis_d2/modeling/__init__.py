@@ -10,6 +10,12 @@ from .matching import BestMatcher
 from .noise_aware import NoiseAwareMaskHead, NoiseAwareROIHeads, NoiseAwareRPN
 from .relation_heads import RELATION_HEAD_REGISTRY, BoundaryHead, DisplacementHead
 from .retina_mask import RetinaMask
+from .timm_backbone import (
+    TimmBackbone,
+    build_retinanet_timm_fpn_backbone,
+    build_timm_backbone,
+    build_timm_fpn_backbone,
+)
 
 __all__ = [
     "RELATION_HEAD_REGISTRY",
@@ -26,6 +32,10 @@ __all__ = [
     "PRMClassifier",
     "RetinaMask",
     "Stem",
+    "TimmBackbone",
+    "build_retinanet_timm_fpn_backbone",
+    "build_timm_backbone",
+    "build_timm_fpn_backbone",
     "build_wsis_resnet_backbone",
     "feature_shapes",
     "make_stages",

@@ -24,7 +24,7 @@ def select_features(backbone: Backbone, names: Sequence[str], key: str) -> dict[
         if name not in shapes:
             raise UserError(
                 f"{key} names '{name}', but the backbone gives {', '.join(shapes)}: add it to "
-                "MODEL.RESNETS.OUT_FEATURES, or leave it out"
+                "its OUT_FEATURES (MODEL.RESNETS or MODEL.TIMM), or leave it out"
             )
     return {name: shapes[name] for name in names}
 
@@ -64,7 +64,8 @@ def _factor(coarse: int, fine: int) -> int:
     if coarse % fine:
         raise UserError(
             f"features of stride {coarse} and {fine} cannot be brought together, because neither "
-            "divides the other: choose other MODEL.RESNETS.STRIDES or another output stride"
+            "divides the other: choose other MODEL.RESNETS.STRIDES or another output stride (of a "
+            "ViT: MODEL.TIMM.PYRAMID)"
         )
     return coarse // fine
 
