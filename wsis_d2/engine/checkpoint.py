@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import pickle
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 
 from ..errors import UserError
+from .pretrained_weights import CONTAINERS, convert_checkpoint_of_others, report_loaded
 
 #: Key of a checkpoint under which the description of its model is kept.
 DESCRIPTION_KEY = "wsis_d2"
@@ -52,8 +55,9 @@ class WSISCheckpointer(DetectionCheckpointer):
             evaluation) or may be a start for another model (training from a backbone's weights).
         checkpointables: As in fvcore's ``Checkpointer``.
 
-    Files are written atomically; ``.pth`` files are read with ``weights_only`` and ``.pkl`` files
-    by an unpickler that knows arrays only.
+    Files are written atomically; ``.pth`` files are read with ``weights_only``, ``.pkl`` files by
+    an unpickler that knows arrays only and ``.safetensors`` by their own library. Without ``exact``
+    weights of other programs start the backbone, see :mod:`.pretrained_weights`.
     """
 
     def __init__(
@@ -93,8 +97,8 @@ class WSISCheckpointer(DetectionCheckpointer):
         """Load a file.
 
         Raises:
-            UserError: Where the file is missing, is no checkpoint, belongs to other classes or,
-                with ``exact``, to another method.
+            UserError: Where the file is missing, is no checkpoint, fits nothing of the model,
+                belongs to other classes or, with ``exact``, to another method.
         """
         self._path = path
         if path and "://" not in path and not os.path.isfile(path):
@@ -113,9 +117,12 @@ class WSISCheckpointer(DetectionCheckpointer):
         try:
             if filename.endswith(".pkl"):
                 loaded = self._load_model_zoo_file(filename)
+            elif filename.endswith(".safetensors"):
+                loaded = self._load_safetensors(filename)
             else:
-                loaded = torch.load(filename, map_location="cpu", weights_only=True)
-        except OSError:
+                with _plain_arguments_allowed():
+                    loaded = torch.load(filename, map_location="cpu", weights_only=True)
+        except (OSError, UserError):
             raise
         except Exception as error:  # noqa: BLE001  (a damaged pickle may raise nearly anything)
             reason = str(error).strip().splitlines()[0] if str(error).strip() else "empty file"
@@ -123,15 +130,33 @@ class WSISCheckpointer(DetectionCheckpointer):
                 f"{filename} cannot be read as a checkpoint ({reason}): it may be damaged or of "
                 "another program"
             ) from error
-        weights = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
-        values = weights.values() if isinstance(weights, dict) else [weights]
-        for value in values:
+        if not isinstance(loaded, dict):
+            raise self._no_checkpoint(filename, loaded)
+        container = next((k for k in CONTAINERS if isinstance(loaded.get(k), dict)), None)
+        weights = loaded if container is None else loaded[container]
+        for value in weights.values():
             if not isinstance(value, (torch.Tensor, np.ndarray)):
-                raise UserError(
-                    f"{filename} is no checkpoint of this program: it holds a "
-                    f"{type(value).__name__} where weights are expected"
-                )
-        return loaded if "model" in loaded else {"model": loaded}
+                raise self._no_checkpoint(filename, value)
+        # What stands beside another program's weights (its optimiser, its arguments) is its own.
+        return loaded if container == "model" else {"model": weights}
+
+    @staticmethod
+    def _no_checkpoint(filename: str, found: Any) -> UserError:
+        return UserError(
+            f"{filename} is no checkpoint of this program: it holds a {type(found).__name__} where "
+            "weights are expected"
+        )
+
+    @staticmethod
+    def _load_safetensors(filename: str) -> dict[str, Any]:
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise UserError(
+                f"{filename} is read with safetensors, which is not installed: pip install "
+                "safetensors"
+            ) from error
+        return load_file(filename)
 
     @staticmethod
     def _load_model_zoo_file(filename: str) -> dict[str, Any]:
@@ -146,11 +171,16 @@ class WSISCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         description = checkpoint.get(DESCRIPTION_KEY, {})
         self._check_description(description)
-        if not self.exact and description.get("meta_architecture") != self.meta_architecture:
+        if not self.exact and DESCRIPTION_KEY not in checkpoint:
+            convert_checkpoint_of_others(checkpoint, self.model, self._path)
+        elif not self.exact and description.get("meta_architecture") != self.meta_architecture:
             _use_backbone_alone(checkpoint)
         incompatible = super()._load_model(checkpoint)
         if self.exact:
             self._check_complete(incompatible)
+        else:
+            unfit = [key for key, *_ in incompatible.incorrect_shapes]
+            report_loaded(self._path, self.model, [*incompatible.missing_keys, *unfit])
         return incompatible
 
     def _check_description(self, description: dict[str, Any]) -> None:
@@ -194,11 +224,19 @@ def _use_backbone_alone(checkpoint: dict[str, Any]) -> None:
     """
     prefix = "backbone."
     weights = checkpoint["model"]
-    if DESCRIPTION_KEY in checkpoint and any(k.startswith(prefix) for k in weights):
+    if any(k.startswith(prefix) for k in weights):
         checkpoint["model"] = {
-            k.removeprefix(prefix): v.numpy() for k, v in weights.items() if k.startswith(prefix)
+            k.removeprefix(prefix).removeprefix("bottom_up."): v
+            for k, v in weights.items()
+            if k.startswith(prefix)
         }
         checkpoint["matching_heuristics"] = True
+
+
+def _plain_arguments_allowed() -> Any:
+    """Let ``torch.load`` read the command line arguments that DINO's checkpoints hold: a record."""
+    allow = getattr(torch.serialization, "safe_globals", None)  # from torch 2.5 on
+    return allow([argparse.Namespace]) if allow else nullcontext()
 
 
 def _first_difference(found: list[str], expected: list[str]) -> str:
