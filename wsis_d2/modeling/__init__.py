@@ -8,6 +8,7 @@ from .features import feature_shapes
 from .irnet import IRNet
 from .matching import BestMatcher
 from .noise_aware import NoiseAwareMaskHead, NoiseAwareROIHeads, NoiseAwareRPN
+from .norm import find_norm
 from .relation_heads import RELATION_HEAD_REGISTRY, BoundaryHead, DisplacementHead
 from .retina_mask import RetinaMask
 
@@ -28,5 +29,6 @@ __all__ = [
     "Stem",
     "build_wsis_resnet_backbone",
     "feature_shapes",
+    "find_norm",
     "make_stages",
 ]
