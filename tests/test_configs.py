@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import get_cfg
-from detectron2.modeling import build_model
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from wsis_d2 import add_wsis_config
-from wsis_d2.engine import load_config, load_recipe
+from wsis_d2.engine import build_optimizer, load_config, load_recipe
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted([*CONFIGS.rglob("recipe*.yaml"), *CONFIGS.rglob("self_training.yaml")])
@@ -97,3 +98,55 @@ def test_irnet_and_affinitynet_on_voc_are_the_published_recipes():
     walk = cfg.PSEUDO_LABELS.WALK
     assert (walk.RADIUS, walk.BETA, walk.STEPS) == (5, 8, 256)
     assert (cfg.PSEUDO_LABELS.AFFINITYNET.ALPHA, cfg.DENSE_CRF.BILATERAL_SXY) == (16, 80)
+
+
+def _hyperparameters(path, part=""):
+    """Learning rate and weight decay of every parameter that a stage trains, by name."""
+    options = ["MODEL.DEVICE", "cpu", "MODEL.CLASSIFIER.NUM_CLASSES", "20"]
+    cfg = load_config(str(CONFIGS / path), options)
+    with torch.device("meta"):
+        model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+        groups = build_optimizer(cfg, model).param_groups
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    return {name: value for name, value in found.items() if part in name}
+
+
+def test_irnets_classifier_trains_the_affine_part_of_batch_norm():
+    trained = _hyperparameters("voc/irnet/classifier.yaml")
+    assert trained.pop("classifier.weight") == (1.0, 1e-4)
+    assert set(trained.values()) == {(0.1, 1e-4)}
+    # 6 + 3 blocks of three convolutions, two shortcuts; weight, and two of the normalisation.
+    assert len(trained) == 3 * (9 * 3 + 2)
+    assert {name.split(".")[1] for name in trained} == {"res4", "res5"}
+    assert len(_hyperparameters("voc/irnet/classifier.yaml", "norm.bias")) == 9 * 3 + 2
+    # AffinityNet's networks do not.
+    assert not _hyperparameters("voc/affinitynet/classifier.yaml", "norm")
+    assert not _hyperparameters("voc/affinitynet/affinitynet.yaml", "norm")
+
+
+def test_irnets_heads_decay_their_normalisation_too():
+    trained = _hyperparameters("voc/irnet/irnet.yaml", "norm")
+    assert len(trained) >= 2 * 12
+    rates = {name.split(".")[0]: value for name, value in trained.items()}
+    assert rates == {"boundary_head": (0.1, 1e-4), "displacement_head": (1.0, 1e-4)}
+    # Nets of Shapes are measured without.
+    for path in ("shapes/irnet/irnet.yaml", "shapes/affinitynet/affinitynet.yaml"):
+        decays = {decay for _, decay in _hyperparameters(path, "norm").values()}
+        assert decays == {0.0}
+
+
+def test_biases_of_affinitynet_learn_twice_as_fast_and_do_not_decay():
+    options = ["MODEL.RESNETS.NORM", "FixedBN", "MODEL.CLASSIFIER.NUM_CLASSES", "20"]
+    cfg = load_config(str(CONFIGS / "voc/affinitynet/affinitynet.yaml"), options)
+    with torch.device("meta"):
+        model = META_ARCH_REGISTRY.get("AffinityNet")(cfg)
+        groups = build_optimizer(cfg, model).param_groups
+    names = {id(p): name for name, p in model.named_parameters()}
+    biases, weights = set(), set()
+    for group in groups:
+        for p in group["params"]:
+            name, value = names[id(p)], (group["lr"], group["weight_decay"])
+            (biases if name.endswith("bias") else weights).add((name.split(".")[0], *value))
+    assert biases == {("backbone", 0.2, 0)}
+    assert weights == {("backbone", 0.1, 5e-4), ("levels", 1.0, 5e-4), ("merge", 1.0, 5e-4)}

@@ -106,7 +106,9 @@ def _add_solver_config(cfg: CN) -> None:
 
 
 def _add_model_config(cfg: CN) -> None:
-    # build_wsis_resnet_backbone: Detectron2's ResNet with free strides and dilations.
+    # build_wsis_resnet_backbone: Detectron2's ResNet with free strides and dilations. RESNETS.NORM
+    # may also be "FixedBN": running statistics are fixed as with "FrozenBN", but weight and bias
+    # learn (IRNet's classifier).
     # Strides of conv1, res3, res4 and res5, as IRNet's code writes them; (2, 2, 2, 1) has a total
     # stride of 16 with the max pooling of the stem.
     cfg.MODEL.RESNETS.STRIDES = [2, 2, 2, 2]

@@ -4,10 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wsis_d2.labeling import instances_from_relations
+from wsis_d2.labeling import instances_from_relations, irnet_labels
 from wsis_d2.labeling.irnet_labels import (
+    IRNetCues,
+    cues_to_instances,
     cues_to_label_map,
+    find_winners,
     instance_scale,
+    upsampled_maximum,
     walk_instance_cams,
 )
 
@@ -80,7 +84,7 @@ def test_semantic_labels_are_those_of_a_walk_of_whole_classes():
     labels = cues_to_label_map(split, (47, 55), 0.2, 4)
     # Written out once more from the whole classes.
     scores = F.interpolate(whole.instance_scores[None], scale_factor=4, mode="bilinear")[0]
-    scores = scores[:, :47, :55] / whole.instance_scores.max()
+    scores = scores[:, :47, :55] / scores[:, :47, :55].max()
     best, winner = scores.max(0)
     expected = torch.where(best > 0.2, ids[winner] + 1, 0)
     assert labels.dtype == torch.uint8
@@ -94,11 +98,94 @@ def test_one_trapped_pixel_sets_the_scale_of_the_image_but_not_of_the_instances(
     scores[0, 3, 3] = 100.0
     cams = torch.zeros(2, 10, 10)
     cams[0, 0, 0], cams[1, 5, 5] = 1.0, 0.8
-    by_image = scores * instance_scale(scores, cams, "image", 0.05)
-    by_instance = scores * instance_scale(scores, cams, "instance", 0.05)
-    assert by_image[0, 0, 0] == pytest.approx(0.002)
+    grid = {"stride": 4, "size": (40, 40)}
+    by_image = scores * instance_scale(scores, cams, "image", 0.05, **grid)
+    by_instance = scores * instance_scale(scores, cams, "instance", 0.05, **grid)
+    # The pixels next to the centre of a cell are half a pixel off it, 1/8 of the way to the next.
+    trapped = 0.2 + (100 - 0.2) * (7 / 8) ** 2
+    assert by_image[0, 0, 0] == pytest.approx(0.2 / trapped)
     assert by_instance[0, 0, 0] == pytest.approx(1.0)
     assert by_instance[1, 0, 0] == pytest.approx(0.8)
+
+
+def walked(scores, class_ids):
+    """Cues of instances whose walk gave these scores."""
+    cells = scores.shape[1:]
+    cams = scores / scores.amax((1, 2), keepdim=True)
+    clusters = torch.zeros(cells, dtype=torch.int64)
+    return IRNetCues(
+        cam=cams,
+        class_ids=class_ids.unique(),
+        boundary=torch.zeros(cells),
+        displacement=None,
+        centroids=None,
+        clusters=clusters,
+        instance_cams=cams,
+        instance_scores=scores,
+        instance_class_ids=class_ids,
+    )
+
+
+def published_winners(scores, size, bg_threshold):
+    """Upsample, crop, divide by the maximum, argmax against the background: in that order."""
+    pixels = F.interpolate(scores[None], scale_factor=4, mode="bilinear")[0]
+    pixels = pixels[:, : size[0], : size[1]]
+    pixels = pixels / pixels.max()
+    best, winners = torch.cat([torch.full((1, *size), bg_threshold), pixels]).max(0)
+    return winners, best
+
+
+def trapped_scores():
+    """A faint object of 8 x 8 cells, and a cell where the walk of another was trapped."""
+    scores = torch.zeros(2, 16, 16)
+    scores[0, 4:12, 2:10] = 0.23  # 0.30 of the pixels' maximum
+    scores[1, 8, 13] = 1.0
+    return scores
+
+
+def test_the_maximum_is_that_of_the_pixels():
+    # The trapped cell loses a quarter of its height in the upsampling: 1 becomes 0.77.
+    assert float(upsampled_maximum(trapped_scores(), 4, (64, 64))) == pytest.approx((7 / 8) ** 2)
+    cues = walked(trapped_scores(), torch.tensor([3, 5]))
+    found = cues_to_instances(cues, (64, 64), 0.25, 4, "image", 0.01)
+    winners, best = published_winners(cues.instance_scores, (64, 64), 0.25)
+    assert found.pred_classes.tolist() == [3]
+    assert torch.equal(found.pred_masks[0], winners == 1)
+    assert float(found.scores[0]) == pytest.approx(float(best[winners == 1].max()))
+    labels = cues_to_label_map(cues, (64, 64), 0.25, 4)
+    assert torch.equal(labels, torch.tensor([0, 4, 6], dtype=torch.uint8)[winners])
+
+
+def test_cells_beyond_the_image_do_not_count():
+    scores = trapped_scores()
+    scores[1] = 0
+    scores[1, 15, 15] = 9.0
+    size = (59, 58)  # the pixels of the last cells that the high one reaches are cut off
+    assert float(upsampled_maximum(scores, 4, size)) == pytest.approx(0.23)
+    cues = walked(scores, torch.tensor([3, 5]))
+    found = cues_to_instances(cues, size, 0.25, 4, "image", 0.01)
+    assert found.pred_classes.tolist() == [3]
+    assert float(found.scores[0]) == pytest.approx(1)
+    assert (cues_to_label_map(cues, size, 0.25, 4) == 4).any()
+
+
+@pytest.mark.parametrize("pixels", [1, 47 * 55 * 3, 2**22])
+def test_many_instances_a_few_at_a_time(monkeypatch, pixels):
+    monkeypatch.setattr(irnet_labels, "CHUNK_PIXELS", pixels)
+    torch.manual_seed(0)
+    size = (47, 55)
+    scores = torch.rand(11, 12, 14) ** 4 * torch.rand(11, 1, 1)
+    scale = instance_scale(scores, scores, "image", 0.01, stride=4, size=size)
+    winners, best = find_winners(scores * scale, 4, size, 0.25)
+    expected, score = published_winners(scores, size, 0.25)
+    assert torch.equal(winners, expected)
+    assert torch.allclose(best, score, atol=1e-6)
+    assert len(winners.unique()) > 5
+    # Each instance's own scale, from all of its pixels.
+    scale = instance_scale(scores, scores, "instance", 0.01, stride=4, size=size)
+    upsampled = F.interpolate(scores[None], scale_factor=4, mode="bilinear")[0, :, :47, :55]
+    strong = upsampled.flatten(1).sort(1, descending=True).values[:, round(0.01 * 47 * 55) - 1]
+    assert torch.allclose(scale.flatten(), scores.amax((1, 2)) / strong)
 
 
 def test_an_image_without_evidence_has_no_instance():

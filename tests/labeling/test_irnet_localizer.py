@@ -73,6 +73,15 @@ def test_the_random_walk_spreads_the_responses():
     assert (cues.response_maps[0] > 0).sum() > (_localize()[1].response_maps[0] > 0).sum()
 
 
+def test_responses_are_those_of_the_pixels():
+    relations = _relations()
+    relations.instance_scores[1, 7, 3] = 4.0  # a trapped cell in the left object
+    _, cues = _localize(relations, bg_threshold=0.1)
+    # It keeps 49/64 of its height above the 1 around it.
+    assert cues.responses.tolist() == pytest.approx([1, 0.5 / (1 + 3 * 49 / 64)])
+    assert torch.equal(cues.responses, cues.class_scores)
+
+
 @pytest.mark.parametrize(
     ("changes", "class_ids"),
     [

@@ -40,7 +40,7 @@ def shapes(module):
     return {k: v.shape for k, v in module.state_dict().items()}
 
 
-@pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN", "FixedBN", "GN"])
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
 def test_parameters_have_detectron2s_names_and_shapes(depth, norm):
     widths = SLIM if depth >= 50 else ["RES2_OUT_CHANNELS", 64]
@@ -48,7 +48,10 @@ def test_parameters_have_detectron2s_names_and_shapes(depth, norm):
         widths = ["RES2_OUT_CHANNELS", 64 if depth < 50 else 128, "WIDTH_PER_GROUP", 32]
     cfg = config("DEPTH", depth, "NORM", norm, *widths)
     with torch.device("meta"):
-        ours, stock = build_backbone(cfg), build_resnet_backbone(cfg, IMAGE)
+        ours = build_backbone(cfg)
+        if norm == "FixedBN":  # ours: parameters of batch normalisation
+            cfg.MODEL.RESNETS.NORM = "BN"
+        stock = build_resnet_backbone(cfg, IMAGE)
     assert shapes(ours) == shapes(stock)
     assert ours.output_shape() == stock.output_shape()
 
@@ -114,7 +117,32 @@ def test_freezing_stops_gradients_below_a_stage(freeze_at):
     assert free == set(stages[freeze_at:])
 
 
-def test_weights_in_detectron2s_format_load(tmp_path):
+def test_fixed_batch_norm_trains_its_affine_part_where_nothing_is_frozen():
+    cfg = config(*SLIM, "NORM", "FixedBN", freeze_at=3)
+    backbone = build_backbone(cfg).train()
+    cfg.MODEL.RESNETS.NORM = "FrozenBN"
+    frozen = build_backbone(cfg).train()
+    weights = {k: torch.rand_like(v) for k, v in frozen.state_dict().items()}
+    for model in (backbone, frozen):
+        assert not model.load_state_dict(weights, strict=False).unexpected_keys
+    image = torch.randn(2, 3, 64, 64)
+    features = backbone(image)["res5"]
+    assert torch.allclose(features, frozen(image)["res5"], rtol=1e-3)
+    features.sum().backward()
+    learnt = {n for n, p in backbone.named_parameters() if p.grad is not None}
+    # As published: nothing below res4 learns, there the affine parts do too.
+    assert {n.split(".")[0] for n in learnt} == {"res4", "res5"}
+    convolutions = {n for n in learnt if ".norm." not in n}
+    assert convolutions == {n for n, p in frozen.named_parameters() if p.requires_grad}
+    assert learnt - convolutions == {
+        n.replace("weight", f"norm.{part}") for n in convolutions for part in ("weight", "bias")
+    }
+    # Statistics stay what the weights brought.
+    assert all(torch.equal(v, weights[n]) for n, v in backbone.named_buffers() if "running" in n)
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "FixedBN"])
+def test_weights_in_detectron2s_format_load(tmp_path, norm):
     # As in detectron2://ImageNetPretrained/torchvision/R-50.pkl: plain names, numpy arrays.
     stock = build_resnet_backbone(config(*SLIM), IMAGE)
     for value in stock.state_dict().values():
@@ -126,7 +154,8 @@ def test_weights_in_detectron2s_format_load(tmp_path):
         pickle.dumps({"model": weights, "__author__": "torchvision", "matching_heuristics": True})
     )
 
-    model = nn.ModuleDict({"backbone": build_backbone(config(*SLIM, "STRIDES", [2, 2, 2, 1]))})
+    cfg = config(*SLIM, "STRIDES", [2, 2, 2, 1], "NORM", norm)
+    model = nn.ModuleDict({"backbone": build_backbone(cfg)})
     assert_loads(model, file, stock.state_dict())
 
 

@@ -238,7 +238,14 @@ def instance_walk(x: Example) -> ReportPanel:
     """Scores of the instances after the random walk, normalised as for the labels."""
     settings = x.cfg.PSEUDO_LABELS.IRNET
     scores, cams = x.cues.instance_scores, x.cues.instance_cams
-    scores = scores * instance_scale(scores, cams, settings.NORMALIZATION, settings.MIN_AREA)
+    scores = scores * instance_scale(
+        scores,
+        cams,
+        settings.NORMALIZATION,
+        settings.MIN_AREA,
+        stride=x.cfg.MODEL.IRNET.STRIDE,
+        size=tuple(x.image.shape[:2]),
+    )
     drawn = draw_instance_scores(
         x.image,
         _array(scores),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,8 @@ from .cam_folder import CAMFolder
 from .detect import detect_instances
 
 NORMALIZATIONS = ("image", "instance")
+# Upsampled maps are made for at most that many pixels at a time: 16 MB in single precision.
+CHUNK_PIXELS = 2**22
 
 
 @dataclass
@@ -106,29 +109,44 @@ def walk_instance_cams(
 
 
 def instance_scale(
-    scores: Tensor, instance_cams: Tensor, normalization: str, top_fraction: float
+    scores: Tensor,
+    instance_cams: Tensor,
+    normalization: str,
+    top_fraction: float,
+    *,
+    stride: int,
+    size: tuple[int, int],
 ) -> Tensor:
-    """Factors that bring walked scores back to [0, 1].
+    """Factors that bring walked scores back to [0, 1] at the image's pixels.
+
+    What counts are the pixels, after upsampling and cropping, as published: a single cell where the
+    walk was trapped loses a quarter of its height in the upsampling, and cells may reach beyond the
+    image.
 
     Args:
         scores: (I, h, w) float, result of the walk.
         instance_cams: (I, h, w) float in [0, 1], what the walk started from.
         normalization: "image": all are divided by the one maximum over the image, as published, so
-            that a single pixel where the walk was trapped sets the scale of every instance.
+            that a single place where the walk was trapped sets the scale of every instance.
             "instance": each is divided by the least value among its strongest ``top_fraction`` of
             the pixels, and keeps its strength from before the walk, the maximum of its CAM.
-        top_fraction: The fraction of the map's pixels.
+        top_fraction: The fraction of the image's pixels.
+        stride: Pixels per cell.
+        size: (H, W) of the image.
 
     Returns:
         (I, 1, 1) float.
     """
     if normalization == "image":
-        maximum = scores.amax() if scores.numel() else scores.new_ones(())
-        return (1 / maximum.clamp(min=1e-20)).expand(len(scores), 1, 1)
-    if not scores.numel():
-        return scores.new_ones(len(scores), 1, 1)
-    rank = max(1, round(top_fraction * scores[0].numel()))
-    strong = scores.flatten(1).topk(rank).values[:, -1]
+        return (1 / upsampled_maximum(scores, stride, size).clamp(min=1e-20)).expand(
+            len(scores), 1, 1
+        )
+    rank = max(1, round(top_fraction * size[0] * size[1]))
+    strong = [
+        maps.flatten(1).topk(rank, sorted=False).values.amin(1)
+        for maps in upsampled_chunks(scores, stride, size)
+    ]
+    strong = torch.cat([scores.new_zeros(0), *strong])
     strength = instance_cams.flatten(1).amax(1)
     # An instance of fewer pixels than that has no such value: it is noise.
     return torch.where(strong > 0, strength / strong.clamp(min=1e-20), 0)[:, None, None]
@@ -140,14 +158,40 @@ def upsample(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     return maps[:, 0, : size[0], : size[1]]
 
 
+def upsampled_chunks(maps: Tensor, stride: int, size: tuple[int, int]) -> Iterator[Tensor]:
+    """:func:`upsample`, a few maps at a time: there may be hundreds, of a large image."""
+    for chunk in maps.split(max(1, CHUNK_PIXELS // (size[0] * size[1]))):
+        if len(chunk):  # none at all is one empty chunk
+            yield upsample(chunk, stride, size)
+
+
+def upsampled_maximum(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """The maximum over all of :func:`upsample`; a scalar, 1 without maps."""
+    if not maps.numel():
+        return maps.new_ones(())
+    # Upsampling averages: a map whose cells are all below a pixel already seen is not needed.
+    bounds, order = maps.flatten(1).amax(1).sort(descending=True)
+    maximum, bounds, first = maps.new_zeros(()), bounds.tolist(), 0
+    for chunk in upsampled_chunks(maps[order], stride, size):
+        if bounds[first] <= maximum:
+            break
+        maximum = torch.maximum(maximum, chunk.amax())
+        first += len(chunk)
+    return maximum
+
+
 def find_winners(scores: Tensor, stride: int, size: tuple[int, int], bg_threshold: float):
     """(H, W) index of the highest score + 1, 0 for the background; and (H, W) its score."""
     # Upsampling averages: what is below the threshold everywhere cannot win at any pixel.
     candidates = (scores.flatten(1).amax(1) > bg_threshold).nonzero()[:, 0]
-    background = scores.new_full((1, *size), bg_threshold)
-    upsampled = upsample(scores[candidates], stride, size).clamp(max=1)
-    best, winners = torch.cat([background, upsampled]).max(0)
-    return torch.cat([candidates.new_zeros(1), candidates + 1])[winners], best
+    best = scores.new_full(size, bg_threshold)
+    winners, first = torch.zeros(size, dtype=torch.int64, device=scores.device), 0
+    for chunk in upsampled_chunks(scores[candidates], stride, size):
+        highest, index = chunk.clamp(max=1).max(0)
+        winners = torch.where(highest > best, candidates[first + index] + 1, winners)
+        best = torch.maximum(best, highest)
+        first += len(chunk)
+    return winners, best
 
 
 def instances_from_relations(
@@ -209,7 +253,9 @@ def cues_to_instances(
             f"normalization must be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}"
         )
     scores = cues.instance_scores
-    scores = scores * instance_scale(scores, cues.instance_cams, normalization, min_area)
+    scores = scores * instance_scale(
+        scores, cues.instance_cams, normalization, min_area, stride=stride, size=image_size
+    )
     winners, best = find_winners(scores, stride, image_size, bg_threshold)
     return detect_instances(winners, best, cues.instance_class_ids, min_area)
 
@@ -226,7 +272,7 @@ def cues_to_label_map(
     of_class = (class_ids[:, None] == cues.instance_class_ids[None]).to(cues.cam.dtype)
     scores = torch.einsum("ci,ihw->chw", of_class, cues.instance_scores)
     if cues.boundary is not None:
-        scores = scores / scores.amax().clamp(min=1e-20)
+        scores = scores / upsampled_maximum(scores, stride, image_size).clamp(min=1e-20)
     winners, _ = find_winners(scores, stride, image_size, bg_threshold)
     labels = torch.cat([class_ids.new_zeros(1), class_ids + 1])
     return labels[winners].to(torch.uint8)

@@ -70,23 +70,28 @@ class IRNetCentroids(Localizer):
         labels = self.labels
         scores = cues.instance_scores
         scores = scores * instance_scale(
-            scores, cues.instance_cams, labels.normalization, labels.min_area
+            scores,
+            cues.instance_cams,
+            labels.normalization,
+            labels.min_area,
+            stride=labels.stride,
+            size=size,
         )
-        responses = scores.flatten(1).amax(1).clamp(max=1)
         winners, _ = find_winners(scores, labels.stride, size, labels.bg_threshold)
         areas = winners.flatten().bincount(minlength=len(scores) + 1)[1:]
         (index,) = (areas >= max(1, labels.min_area * winners.numel())).nonzero(as_tuple=True)
-        order = torch.sort(responses[index], descending=True, stable=True).indices
-        index = index[order[: self.max_peaks]]
+        response_maps = upsample(scores[index], labels.stride, size)
+        responses = response_maps.amax((1, 2)).clamp(max=1)
+        order = torch.sort(responses, descending=True, stable=True).indices[: self.max_peaks]
+        index, responses, response_maps = index[order], responses[order], response_maps[order]
         cells = instance_points(cues, index, scores[index], labels.bg_threshold)
         last_pixel = torch.tensor(size, device=cells.device) - 1
-        response_maps = upsample(scores[index], labels.stride, size)
         class_response_maps = response_maps.new_zeros(self.num_classes, *size)
         class_response_maps[cues.class_ids] = upsample(cues.cam, labels.stride, size)
         return LocationCues(
             class_ids=cues.instance_class_ids[index],
-            responses=responses[index],
-            class_scores=responses[index],
+            responses=responses,
+            class_scores=responses,
             points=(cells * labels.stride + labels.stride // 2).minimum(last_pixel),
             response_maps=response_maps / response_maps.sum((1, 2), keepdim=True),
             class_response_maps=class_response_maps,

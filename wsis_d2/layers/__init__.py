@@ -4,6 +4,7 @@ from .affinity import PairAffinity, boundary_affinity, feature_affinity
 from .centroids import cluster_centroids, find_centroids
 from .dense_crf import CRFSettings, dense_crf_from_labels, dense_crf_from_scores
 from .density_losses import count_losses, highest_peaks, spatial_losses
+from .fixed_batch_norm import FixedBatchNorm2d, convert_to_fixed_batchnorm
 from .gradients import scale_gradient
 from .peak_backprop import peak_response_maps
 from .peak_stimulation import find_peaks, peak_stimulation
@@ -14,11 +15,13 @@ from .smooth_l1 import SelfAdjustingSmoothL1
 
 __all__ = [
     "CRFSettings",
+    "FixedBatchNorm2d",
     "PairAffinity",
     "SelfAdjustingSmoothL1",
     "affinitynet_losses",
     "boundary_affinity",
     "cluster_centroids",
+    "convert_to_fixed_batchnorm",
     "count_losses",
     "dense_crf_from_labels",
     "dense_crf_from_scores",

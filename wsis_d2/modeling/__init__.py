@@ -8,6 +8,7 @@ from .features import feature_shapes
 from .irnet import IRNet
 from .matching import BestMatcher
 from .noise_aware import NoiseAwareMaskHead, NoiseAwareROIHeads, NoiseAwareRPN
+from .norm import find_norm
 from .relation_heads import RELATION_HEAD_REGISTRY, BoundaryHead, DisplacementHead
 from .retina_mask import RetinaMask
 from .timm_backbone import (
@@ -38,5 +39,6 @@ __all__ = [
     "build_timm_fpn_backbone",
     "build_wsis_resnet_backbone",
     "feature_shapes",
+    "find_norm",
     "make_stages",
 ]

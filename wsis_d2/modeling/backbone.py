@@ -9,6 +9,8 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
 from torch import Tensor, nn
 
+from .norm import find_norm
+
 __all__ = ["Stem", "build_wsis_resnet_backbone", "make_stages"]
 
 _BLOCKS_PER_STAGE = {
@@ -31,7 +33,7 @@ class Stem(BasicStem):
         conv_stride: int = 2,
         max_pool: bool = True,
     ):
-        super().__init__(in_channels, out_channels, norm)
+        super().__init__(in_channels, out_channels, find_norm(norm))
         self.conv1.stride = (conv_stride, conv_stride)
         self.max_pool = max_pool
         self.stride = conv_stride * (2 if max_pool else 1)
@@ -50,7 +52,8 @@ def build_wsis_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     Beside Detectron2's keys it reads ``STRIDES`` (of conv1, res3, res4 and res5; that of res2 is
     1), ``DILATIONS`` (of res2 to res5, in every block as ``RES5_DILATION`` does it) and
     ``STEM_MAX_POOL``. Widths are free for every depth. Parameters have the names and shapes of
-    Detectron2's ``build_resnet_backbone``, so that the same weights load.
+    Detectron2's ``build_resnet_backbone``, so that the same weights load. ``NORM`` may also be
+    "FixedBN".
 
     Raises:
         ValueError: an unknown depth, lists of another length than 4, a number below 1, or what the
@@ -103,7 +106,8 @@ def make_stages(
         bottleneck_channels: inside of res2's blocks, likewise; from depth 50 on.
         strides, dilations: of the four stages. The first block of a stage has its stride, every
             block its dilation.
-        num_groups, stride_in_1x1, norm: as in ``MODEL.RESNETS``.
+        num_groups, stride_in_1x1, norm: as in ``MODEL.RESNETS``; see also
+            :func:`wsis_d2.modeling.find_norm`.
     """
     basic = depth < 50
     stages = []
@@ -120,7 +124,7 @@ def make_stages(
                 num_blocks,
                 in_channels=in_channels,
                 out_channels=out_channels,
-                norm=norm,
+                norm=find_norm(norm),
                 stride_per_block=[stride] + [1] * (num_blocks - 1),
                 **options,
             )

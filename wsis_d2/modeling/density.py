@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..layers import count_losses, highest_peaks, spatial_losses
 from .classifier import PRMClassifier
+from .norm import find_norm
 
 __all__ = ["DensityPRM"]
 
@@ -47,7 +48,7 @@ class DensityPRM(PRMClassifier):
         """
         Args:
             width_factor: hidden channels of a branch, as a factor on the number of classes.
-            norm: normalisation of the hidden channels, as in :func:`detectron2.layers.get_norm`.
+            norm: normalisation of the hidden channels, see :func:`wsis_d2.modeling.find_norm`.
             cells: a response of this size in the density branch is one object. Published: the
                 number of cells, so that the count is the mean of the responses.
             max_count: end of the subitizing range.
@@ -191,5 +192,5 @@ class DensityPRM(PRMClassifier):
 
 
 def _branch(in_channels: int, width: int, out_channels: int, norm: str) -> nn.Sequential:
-    hidden = Conv2d(in_channels, width, 1, norm=get_norm(norm, width), activation=F.relu)
+    hidden = Conv2d(in_channels, width, 1, norm=get_norm(find_norm(norm), width), activation=F.relu)
     return nn.Sequential(hidden, Conv2d(width, out_channels, 1))

@@ -25,5 +25,8 @@ optimizer.lr = 0.1
 optimizer.momentum = 5e-4  # the weight decay, see configs/Base-CAM.yaml
 optimizer.weight_decay = 5e-4
 optimizer.params.head_multiplier = 10
+optimizer.params.weight_decay_norm = 5e-4
+optimizer.params.bias_lr_factor = 2
+optimizer.params.weight_decay_bias = 0.0
 
 train.max_iter = 10576

@@ -20,7 +20,12 @@ dataloader.train.mapper.augmentations = [
     L(PaddedRandomCrop)(size=448, color=pixel_mean),
 ]
 
+model.backbone.stem.norm = model.backbone.stages.norm = "FrozenBN"  # see Base-AffinityNet.yaml
+
 optimizer.momentum = 5e-4
 optimizer.weight_decay = 5e-4
+optimizer.params.weight_decay_norm = 5e-4
+optimizer.params.bias_lr_factor = 2
+optimizer.params.weight_decay_bias = 0.0
 
 train.max_iter = 9915

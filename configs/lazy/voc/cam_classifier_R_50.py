@@ -24,6 +24,7 @@ dataloader.train.mapper.augmentations = [
 optimizer.lr = 0.1
 optimizer.momentum = 1e-4  # see configs/Base-CAM.yaml
 optimizer.params.head_multiplier = 10
+optimizer.params.weight_decay_norm = 1e-4
 
 train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
 train.max_iter = 3305

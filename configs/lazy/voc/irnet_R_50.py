@@ -22,5 +22,6 @@ dataloader.train.total_batch_size = 32
 optimizer.lr = 0.1
 optimizer.momentum = 1e-4  # see configs/Base-CAM.yaml
 optimizer.params.displacement_multiplier = 10
+optimizer.params.weight_decay_norm = 1e-4
 
 train.max_iter = 990

@@ -13,3 +13,4 @@ model = L(CAMClassifier)(
     pixel_std=pixel_std,
 )
 model.backbone.freeze_at = 3  # no gradients in conv1, res2 and res3
+model.backbone.stem.norm = model.backbone.stages.norm = "FixedBN"
