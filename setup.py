@@ -35,6 +35,7 @@ setup(
     ],
     extras_require={
         "crf": ["pydensecrf2"],
+        "timm": ["timm>=1.0.11", "safetensors>=0.4"],
         "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff"],
     },
 )

@@ -14,7 +14,8 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted([*CONFIGS.rglob("recipe*.yaml"), *CONFIGS.rglob("self_training.yaml")])
 # Laid over a Mask R-CNN config, no model by themselves.
 OVERLAYS = {
-    CONFIGS / f"Base-{name}.yaml" for name in ("CascadeMaskRCNN", "NoiseAware", "PointRend")
+    CONFIGS / f"Base-{name}.yaml"
+    for name in ("CascadeMaskRCNN", "MobileNetV2", "NoiseAware", "PointRend")
 }
 STAGE_CONFIGS = sorted(set(CONFIGS.rglob("*.yaml")) - set(RECIPES) - OVERLAYS)
 
