@@ -343,13 +343,14 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     # Proposals below this objectness are not considered (WISE's code: 0.75 on SharpMask's scores).
     cfg.PSEUDO_LABELS.WISE.MIN_OBJECTNESS = 0.0
 
-    # PRM's instance mask retrieval (Zhou et al., section 3.3, eq. 5).
+    # PRM's instance mask retrieval (Zhou et al., section 3.3, eq. 5); the numbers are those of the
+    # released demo.
     cfg.PSEUDO_LABELS.PRM = CN()
     # Weight of the response inside the proposal (alpha) and of the background penalty (beta).
-    cfg.PSEUDO_LABELS.PRM.BALANCE_FACTOR = 1.0
+    cfg.PSEUDO_LABELS.PRM.BALANCE_FACTOR = 0.8
     cfg.PSEUDO_LABELS.PRM.PENALTY_FACTOR = 1e-5
     # Pixels whose class response is below this factor times its mean are background.
-    cfg.PSEUDO_LABELS.PRM.BG_THRESHOLD_FACTOR = 0.1
+    cfg.PSEUDO_LABELS.PRM.BG_THRESHOLD_FACTOR = 0.95
     # Width of the contour in pixels (morphological gradient).
     cfg.PSEUDO_LABELS.PRM.CONTOUR_WIDTH = 5
 
