@@ -88,6 +88,8 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.IMAGE_LEVEL.SQUARE_SIZE = 448
     # Range of the random factor 1 +- x on brightness, contrast and saturation.
     cfg.INPUT.IMAGE_LEVEL.COLOR_JITTER = 0.0
+    # Greatest random turn of the hue, as a part of the color circle (AffinityNet: 0.1).
+    cfg.INPUT.IMAGE_LEVEL.HUE_JITTER = 0.0
 
 
 def _add_solver_config(cfg: CN) -> None:
