@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data.detection_utils import build_augmentation
+from detectron2.data.transforms import AugInput, AugmentationList
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from fvcore.transforms import NoOpTransform
 
 from wsis_d2 import add_wsis_config
 from wsis_d2.engine import build_optimizer, load_config, load_recipe
@@ -73,6 +77,22 @@ def test_voc_mask_rcnn_is_the_published_recipe():
     assert (solver.BASE_LR, solver.IMS_PER_BATCH, solver.MAX_ITER) == (0.01, 4, 18000)
     assert (solver.STEPS, solver.WEIGHT_DECAY) == ((12000, 16000), 1e-4)
     assert (cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN) == ((512,), 800)
+
+
+def test_wises_mask_rcnn_on_voc_is_the_released_training():
+    path = CONFIGS / "voc" / "wise" / "mask_rcnn.yaml"
+    cfg = load_config(str(path), ["MODEL.ROI_HEADS.NUM_CLASSES", "20"])
+    solver = cfg.SOLVER
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR) == (4, 4 * 0.02 / 16)
+    assert (solver.MAX_ITER, solver.STEPS) == (10 * 1464 // 4, ())
+    assert (solver.WARMUP_ITERS, solver.WEIGHT_DECAY) == (500 // 4, 1e-4)
+    assert (solver.BIAS_LR_FACTOR, solver.WEIGHT_DECAY_BIAS) == (2, 0)
+    image = np.zeros((375, 500, 3), np.uint8)
+    for is_train in (True, False):
+        augmentations = AugmentationList(build_augmentation(cfg, is_train))
+        for _ in range(5):
+            transforms = augmentations(AugInput(image)).transforms
+            assert all(isinstance(t, NoOpTransform) for t in transforms)
 
 
 def test_irnet_and_affinitynet_on_voc_are_the_published_recipes():

@@ -42,6 +42,9 @@ def _own_dataset(name: str) -> CN:
 
 
 def _add_data_config(cfg: CN) -> None:
+    # Images whose mean displacement IRNet subtracts; empty: those of TRAIN (published on VOC: the
+    # 1,464 of the segmentation split, while the net is trained on train_aug).
+    cfg.DATASETS.MEAN_DISPLACEMENT = ()
     # What a training stage may see: "masks" is stock Detectron2; with "image_labels" the mapper
     # hands out images and class labels alone, whatever else the dataset knows; with "image_counts"
     # also how many objects of each class there are, up to MAX_COUNT; with "seeds" also the seeds
@@ -88,6 +91,8 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.IMAGE_LEVEL.SQUARE_SIZE = 448
     # Range of the random factor 1 +- x on brightness, contrast and saturation.
     cfg.INPUT.IMAGE_LEVEL.COLOR_JITTER = 0.0
+    # Greatest random turn of the hue, as a part of the color circle (AffinityNet: 0.1).
+    cfg.INPUT.IMAGE_LEVEL.HUE_JITTER = 0.0
 
 
 def _add_solver_config(cfg: CN) -> None:
@@ -276,7 +281,8 @@ def _add_cam_config(cfg: CN) -> None:
     cfg.CAM.SCALES = (1.0, 0.5, 1.5, 2.0)
     # Also of the mirrored image.
     cfg.CAM.FLIP = True
-    # Stride of the stored maps.
+    # Stride of the stored maps. Seeds are made of them too, interpolated to the image's size. IRNet's
+    # released code sums the maps a second time at full size for that: 12 GB on VOC in place of 0.3.
     cfg.CAM.STRIDE = 4
     # Background score in the evaluation of the CAMs (IRNet's code: 0.15).
     cfg.CAM.EVAL_THRESHOLD = 0.15
@@ -361,13 +367,14 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     # Proposals below this objectness are not considered (WISE's code: 0.75 on SharpMask's scores).
     cfg.PSEUDO_LABELS.WISE.MIN_OBJECTNESS = 0.0
 
-    # PRM's instance mask retrieval (Zhou et al., section 3.3, eq. 5).
+    # PRM's instance mask retrieval (Zhou et al., section 3.3, eq. 5); the numbers are those of the
+    # released demo.
     cfg.PSEUDO_LABELS.PRM = CN()
     # Weight of the response inside the proposal (alpha) and of the background penalty (beta).
-    cfg.PSEUDO_LABELS.PRM.BALANCE_FACTOR = 1.0
+    cfg.PSEUDO_LABELS.PRM.BALANCE_FACTOR = 0.8
     cfg.PSEUDO_LABELS.PRM.PENALTY_FACTOR = 1e-5
     # Pixels whose class response is below this factor times its mean are background.
-    cfg.PSEUDO_LABELS.PRM.BG_THRESHOLD_FACTOR = 0.1
+    cfg.PSEUDO_LABELS.PRM.BG_THRESHOLD_FACTOR = 0.95
     # Width of the contour in pixels (morphological gradient).
     cfg.PSEUDO_LABELS.PRM.CONTOUR_WIDTH = 5
 

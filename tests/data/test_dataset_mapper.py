@@ -1,5 +1,6 @@
 """The mapper of image-level stages and its augmentations."""
 
+import colorsys
 import copy
 
 import numpy as np
@@ -13,7 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from wsis_d2 import add_wsis_config
-from wsis_d2.data import ImageLabelMapper, PaddedRandomCrop, build_image_level_augmentation
+from wsis_d2.data import (
+    ImageLabelMapper,
+    PaddedRandomCrop,
+    RandomHue,
+    build_image_level_augmentation,
+)
 from wsis_d2.errors import UserError
 
 HEIGHT, WIDTH = 30, 60
@@ -180,6 +186,49 @@ def test_scale_is_drawn_from_its_range(cfg):
     assert min(widths) >= 30
     assert max(widths) <= 90
     assert len(widths) > 30
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_hue_turns_by_one_angle_and_nothing_else(image_format, dtype):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (16, 20, 3)).astype(dtype)
+    image[0] = image[0, :, :1]  # gray
+    np.random.seed(1)  # noqa: NPY002
+    augmentation, angles = RandomHue(0.1, image_format), []
+
+    def hsv(img):  # of the standard library, in parts of 1
+        pixels = img[..., ::-1] if image_format == "BGR" else img
+        return np.array([colorsys.rgb_to_hsv(*p) for p in pixels.reshape(-1, 3) / 255.0])
+
+    for _ in range(20):
+        turned = augmentation.get_transform(image).apply_image(image)
+        assert turned.dtype == dtype
+        assert np.allclose(turned[0], image[0], atol=1)
+        before, after = hsv(image.astype(float)), hsv(turned.astype(float))
+        assert np.allclose(before[:, 2], after[:, 2], atol=0.01)
+        colorful = (before[:, 1] > 0.5) & (before[:, 2] > 0.5)
+        assert colorful.sum() > 50
+        assert np.allclose(before[colorful, 1], after[colorful, 1], atol=0.02)
+        angle = (after[colorful, 0] - before[colorful, 0] + 0.5) % 1 - 0.5
+        assert np.ptp(angle) < 0.02
+        angles.append(angle.mean())
+    assert min(angles) < -0.04
+    assert max(angles) > 0.04
+    assert max(map(abs, angles)) < 0.11
+
+
+def test_hue_is_jittered_on_demand(cfg):
+    def names():
+        return [type(a).__name__ for a in build_image_level_augmentation(cfg, True)]
+
+    assert "RandomHue" not in names()
+    cfg.INPUT.IMAGE_LEVEL.HUE_JITTER = 0.1
+    assert names().count("RandomHue") == 1
+    assert "RandomHue" not in [type(a).__name__ for a in build_image_level_augmentation(cfg, False)]
+    cfg.INPUT.IMAGE_LEVEL.HUE_JITTER = 0.6
+    with pytest.raises(UserError, match="HUE_JITTER is 0.6"):
+        build_image_level_augmentation(cfg, True)
 
 
 def test_training_flips_unless_told_not_to(cfg, image_dict):

@@ -159,7 +159,8 @@ def test_data_are_the_yaml_configs(pair):
         assert "evaluator" not in lazy.dataloader
     if "train_images" in lazy.dataloader:
         images = lazy.dataloader.train_images
-        assert images.dataset.names == train.dataset.names
+        names = cfg.DATASETS.MEAN_DISPLACEMENT or cfg.DATASETS.TRAIN
+        assert (images.dataset.names,) == names
         _assert_same_mapper(instantiate(images.mapper), ImageLabelMapper(cfg, is_train=False))
 
 

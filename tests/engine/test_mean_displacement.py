@@ -5,10 +5,19 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from wsis_d2.data import ImageLabelMapper, register_builtin_datasets, write_label_map
-from wsis_d2.engine import WSISCheckpointer, evaluate, launch, load_config, setup, train
+from wsis_d2.engine import (
+    MeanDisplacement,
+    WSISCheckpointer,
+    evaluate,
+    launch,
+    load_config,
+    setup,
+    train,
+)
 from wsis_d2.engine.solver import build_optimizer
 from wsis_d2.engine.trainer import Trainer
 from wsis_d2.errors import UserError
@@ -76,19 +85,22 @@ def trained(datasets_root, seeds, tmp_path_factory, request):
     return output
 
 
-def expected_mean(cfg, weights):
-    """The mean of each training image's mean displacement, image by image."""
+def expected_mean(cfg, weights, dataset="shapes_train"):
+    """The mean of each image's mean displacement, image by image."""
     model = Trainer.build_model(cfg)
     model.load_state_dict(weights)
     model.mean_displacement.zero_()
     model.eval()
     mapper = ImageLabelMapper(cfg, is_train=False)
     means = []
-    for d in DatasetCatalog.get("shapes_train"):
+    for d in DatasetCatalog.get(dataset):
+        image = (mapper(d)["image"] - model.pixel_mean) / model.pixel_std
+        assert image.shape == (3, 128, 128)
+        padded = F.pad(image, (0, 22, 0, 22))  # to TEST_SIZE; its zeros count, as published
         with torch.no_grad():
-            (out,) = model([mapper(d)])
-        assert out["displacement"].shape == (2, 32, 32)  # without the padding
-        means.append(out["displacement"].mean((1, 2)))
+            _, displacement = model.relations(padded[None])
+        assert displacement.shape == (1, 2, 38, 38)
+        means.append(displacement[0].mean((1, 2)))
     return torch.stack(means).mean(0)
 
 
@@ -103,6 +115,17 @@ def test_the_last_checkpoint_holds_the_mean(shapes, trained, seeds):
     description = torch.load(trained / "model_final.pth", weights_only=True)["wsis_d2"]
     assert description["meta_architecture"] == "IRNet"
     assert description["classes"] == MetadataCatalog.get("shapes_train").thing_classes
+
+
+def test_the_mean_may_be_that_of_other_images(shapes, seeds, tmp_path):
+    cfg = config(tmp_path, seeds, "DATASETS.MEAN_DISPLACEMENT", "('shapes_val',)")
+    trainer = Trainer(cfg)
+    hook = next(h for h in trainer._hooks if isinstance(h, MeanDisplacement))
+    hook.update()
+    weights = trainer.model.state_dict()
+    mean = weights["mean_displacement"].clone()
+    assert torch.allclose(mean, expected_mean(cfg, weights, "shapes_val"), atol=1e-5)
+    assert (mean - expected_mean(cfg, weights)).abs().max() > 1e-4
 
 
 def test_a_resumed_run_sets_the_mean(shapes, trained, seeds, tmp_path):

@@ -4,10 +4,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.config import get_cfg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsis_d2 import add_wsis_config
 from wsis_d2.labeling import (
+    DensityScore,
     DiceWithResponse,
     LocationCues,
     PRMScore,
@@ -70,6 +73,16 @@ def test_prm_retrieval_against_loops(seed, num_peaks, num_masks):
     )
     expected = _retrieval_by_loops(responses, class_responses, masks, 0.7, 0.05, 0.8, 3)
     assert np.allclose(scores.numpy(), expected, atol=1e-3)
+
+
+def test_prm_retrieval_has_the_factors_of_the_released_demo():
+    cfg = get_cfg()
+    add_wsis_config(cfg)
+    for selector in (PRMScore(cfg), PRMScore(), DensityScore(cfg)):
+        assert selector.balance_factor == 0.8
+        assert selector.penalty_factor == 1e-5
+        assert selector.bg_threshold_factor == 0.95
+        assert selector.contour_width == 5
 
 
 @settings(max_examples=25, deadline=None)

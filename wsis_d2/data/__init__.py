@@ -3,7 +3,12 @@
 Importing this package registers the built-in datasets.
 """
 
-from .augmentation import PaddedRandomCrop, RandomScale, build_image_level_augmentation
+from .augmentation import (
+    PaddedRandomCrop,
+    RandomHue,
+    RandomScale,
+    build_image_level_augmentation,
+)
 from .builtin import register_builtin_datasets
 from .catalog import ground_truth_json, register_coco_json, replace_dataset
 from .dataset_dicts import get_image_label_dicts, get_pseudo_label_dicts, get_seed_dicts
@@ -44,6 +49,7 @@ __all__ = [
     "InstanceMapper",
     "PaddedRandomCrop",
     "PseudoLabelMapper",
+    "RandomHue",
     "RandomScale",
     "SeedMapper",
     "SemSegMapper",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
@@ -9,7 +10,7 @@ from PIL import Image
 
 from wsis_d2.errors import UserError
 
-__all__ = ["PaddedRandomCrop", "RandomScale", "build_image_level_augmentation"]
+__all__ = ["PaddedRandomCrop", "RandomHue", "RandomScale", "build_image_level_augmentation"]
 
 
 class ColorPadTransform(T.PadTransform):
@@ -95,6 +96,44 @@ class RandomScale(T.Augmentation):
         return T.ResizeTransform(height, width, *size, Image.BICUBIC)
 
 
+class RandomHue(T.Augmentation):
+    """Turn the hue of every pixel by one random angle; gray stays gray.
+
+    Source: AffinityNet (CVPR 2018), whose released code jitters the hue by 0.1 of the full circle.
+    """
+
+    def __init__(self, jitter: float, image_format: str = "RGB"):
+        """
+        Args:
+            jitter: greatest turn to either side, as a part of the full circle, 0 to 0.5; it is
+                drawn uniformly.
+            image_format: "RGB" or "BGR", the channel order of the images.
+        """
+        super().__init__()
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """The transform for an ``(H, W, 3)`` image, 0 to 255."""
+        degrees = 360 * self._rand_range(-self.jitter, self.jitter)
+        rgb = self.image_format == "RGB"
+        to_hsv, back = (
+            (cv2.COLOR_RGB2HSV, cv2.COLOR_HSV2RGB)
+            if rgb
+            else (cv2.COLOR_BGR2HSV, cv2.COLOR_HSV2BGR)
+        )
+
+        def turn(img: np.ndarray) -> np.ndarray:
+            # In single precision: hues of whole degrees would band.
+            hsv = cv2.cvtColor(img.astype(np.float32), to_hsv)
+            hsv[..., 0] = (hsv[..., 0] + degrees) % 360
+            turned = cv2.cvtColor(hsv, back)
+            if np.issubdtype(img.dtype, np.integer):
+                turned = turned.round().clip(0, 255)
+            return turned.astype(img.dtype)
+
+        return T.ColorTransform(turn)
+
+
 def _random_offset(room: int) -> int:
     # Detectron2 seeds NumPy's global generator, anew in each worker, and its augmentations use it.
     return np.random.randint(room + 1)  # noqa: NPY002
@@ -160,6 +199,13 @@ def build_image_level_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augme
             T.RandomContrast(low, high),
             T.RandomSaturation(low, high),
         ]
+    if keys.HUE_JITTER:
+        if not 0 < keys.HUE_JITTER <= 0.5 or cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+            raise UserError(
+                f"INPUT.IMAGE_LEVEL.HUE_JITTER is {keys.HUE_JITTER} with INPUT.FORMAT "
+                f"'{cfg.INPUT.FORMAT}': give a part of the color circle up to 0.5, for RGB or BGR"
+            )
+        augmentations.append(RandomHue(keys.HUE_JITTER, cfg.INPUT.FORMAT))
     if style != "square" and keys.CROP_SIZE:
         augmentations.append(PaddedRandomCrop(keys.CROP_SIZE, cfg.MODEL.PIXEL_MEAN))
     return augmentations

@@ -18,9 +18,9 @@ class MeanDisplacement(HookBase):
     """Sets IRNet's ``mean_displacement`` after the last iteration of training.
 
     Source: Ahn et al., CVPR 2019, section 4.2: pairs tell displacements up to a constant, so their
-    mean over the training images is subtracted. As published it is the mean of each image's mean;
-    unlike there, images that are smaller than the network's input count without their padding, and
-    larger ones whole.
+    mean over the training images is subtracted. As published it is the mean of each image's mean,
+    the zero padding to the network's input included; unlike there, images that are larger than it
+    count whole, and the last ones too that do not fill a batch.
 
     It must come before the hook that writes the last checkpoint. It does not look at the
     iterations before: a run that was killed and resumed ends with the same mean.
@@ -30,8 +30,8 @@ class MeanDisplacement(HookBase):
         """
         Args:
             model: an IRNet.
-            build_loader: gives this process's share of the training images, one at a time and as
-                at test time; it is called when training ends.
+            build_loader: gives this process's share of the images to average over, one at a time
+                and as at test time; it is called when training ends.
         """
         self.model = model
         self.build_loader = build_loader
@@ -43,7 +43,7 @@ class MeanDisplacement(HookBase):
     def update(self) -> None:
         """Compute the mean, on all processes of the job, and store it in each one's model."""
         loader = self.build_loader()
-        logger.info(f"Mean displacement of {len(loader.dataset)} training images")
+        logger.info(f"Mean displacement of {len(loader.dataset)} images")
         with inference_context(self.model):
             mean = inference_on_dataset(self.model.raw_displacements, loader, _Mean())
         self.model.mean_displacement.copy_(mean)

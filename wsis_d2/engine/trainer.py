@@ -189,15 +189,18 @@ class Trainer(DefaultTrainer):
         model = getattr(self.model, "module", self.model)  # out of its DDP wrapper
         if not hasattr(model, "mean_displacement"):
             return registered
+        for name in self.cfg.DATASETS.MEAN_DISPLACEMENT:
+            require_dataset(name)  # before the training, not after it
         # Before the last checkpoint is written; only the main process has a hook that writes it.
         writers = (hooks.PeriodicCheckpointer, hooks.EvalHook)
         position = next(i for i, hook in enumerate(registered) if isinstance(hook, writers))
-        registered.insert(position, MeanDisplacement(model, self._build_training_image_loader))
+        registered.insert(position, MeanDisplacement(model, self._build_mean_image_loader))
         return registered
 
-    def _build_training_image_loader(self) -> torch.utils.data.DataLoader:
+    def _build_mean_image_loader(self) -> torch.utils.data.DataLoader:
+        names = self.cfg.DATASETS.MEAN_DISPLACEMENT or self.cfg.DATASETS.TRAIN
         return build_detection_test_loader(
-            dataset=training_images(self.cfg),
+            dataset=[d for name in names for d in dataset_dicts(name)],
             mapper=ImageLabelMapper(self.cfg, is_train=False),
             num_workers=self.cfg.DATALOADER.NUM_WORKERS,
         )

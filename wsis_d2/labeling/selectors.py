@@ -177,9 +177,9 @@ class PRMScore(Selector):
     def __init__(
         self,
         *,
-        balance_factor: float = 1.0,
+        balance_factor: float = 0.8,
         penalty_factor: float = 1e-5,
-        bg_threshold_factor: float = 0.1,
+        bg_threshold_factor: float = 0.95,
         contour_width: int = 5,
     ):
         self.balance_factor = balance_factor

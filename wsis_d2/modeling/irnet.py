@@ -154,12 +154,15 @@ class IRNet(nn.Module):
         return {name: weight * losses[name] for name, weight in LOSS_WEIGHTS.items()}
 
     def raw_displacements(self, batched_inputs: list[dict]) -> list[Tensor]:
-        """(2, h, w) displacements of each image of :meth:`forward`, in cells, before the mean."""
-        fields = []
-        for x in batched_inputs:
-            features = self.features(self._pad(self.normalise(x["image"])[None]))
-            fields.append(self._crop(self.displacement_head(features), x["image"])[0].float())
-        return fields
+        """(2, h, w) displacements of each image, in cells, before the mean is subtracted.
+
+        As published for the mean, the field is that of the whole padded image, of
+        ``MODEL.IRNET.TEST_SIZE`` at least.
+        """
+        return [
+            self.displacement_head(self.features(self._pad(self.normalise(x["image"])[None])))[0]
+            for x in batched_inputs
+        ]
 
     def _inference(self, image: Tensor) -> dict[str, Tensor]:
         normalised = self.normalise(image)

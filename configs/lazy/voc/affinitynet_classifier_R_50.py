@@ -4,7 +4,7 @@ import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 from PIL import Image
 
-from wsis_d2.data import PaddedRandomCrop
+from wsis_d2.data import PaddedRandomCrop, RandomHue
 
 from ..common.backbone import pixel_mean
 from .cam_classifier_R_50 import dataloader, lr_multiplier, model, optimizer, train
@@ -17,6 +17,7 @@ dataloader.train.mapper.augmentations = [
     L(T.RandomBrightness)(intensity_min=0.7, intensity_max=1.3),
     L(T.RandomContrast)(intensity_min=0.7, intensity_max=1.3),
     L(T.RandomSaturation)(intensity_min=0.7, intensity_max=1.3),
+    L(RandomHue)(jitter=0.1, image_format="RGB"),
     L(PaddedRandomCrop)(size=448, color=pixel_mean),
 ]
 

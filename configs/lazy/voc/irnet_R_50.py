@@ -18,6 +18,7 @@ dataloader.train.mapper.augmentations = [
     L(PaddedRandomCrop)(size=512, color=pixel_mean),
 ]
 dataloader.train.total_batch_size = 32
+dataloader.train_images.dataset.names = "voc_2012_seg_train"
 
 optimizer.lr = 0.1
 optimizer.momentum = 1e-4  # see configs/Base-CAM.yaml
