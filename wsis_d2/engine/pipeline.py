@@ -38,6 +38,7 @@ from .. import __version__
 from ..data.image_files import unreadable_image
 from ..errors import UserError
 from ..files import check_writable_folder, write_json
+from ..parallel import synchronize_patiently
 from .cams import make_cams
 from .launch import launch, run_in_fresh_process
 from .proposals import make_proposals
@@ -187,12 +188,7 @@ def run_recipe(
     check_writable_folder(output)
     if dist.is_torchelastic_launched():
         # torchrun's processes stay together; those without work wait for a stage to end.
-        launch(
-            _run_stages,
-            num_gpus,
-            args=(recipe, output, opts, resume, _run_in_group),
-            timeout=timedelta(days=1),
-        )
+        launch(_run_stages, num_gpus, args=(recipe, output, opts, resume, _run_in_group))
     else:
         processes = (num_gpus, num_machines, machine_rank, dist_url)
         run = functools.partial(_run_in_new_processes, processes)
@@ -250,7 +246,7 @@ def _run_in_group(stage: Stage, args: tuple) -> None:
         _run_stage(*args)
     elif comm.is_main_process():
         run_in_fresh_process(_run_stage, args)
-    comm.synchronize()
+    synchronize_patiently()
 
 
 def _say(text: str, speaks: bool) -> None:

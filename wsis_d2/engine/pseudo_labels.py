@@ -9,25 +9,27 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
-from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
 from .. import __version__
 from ..data import ImageLabelMapper, check_image_level_dataset, ground_truth_json
 from ..errors import UserError
 from ..evaluation import (
+    PatientEvaluators,
     PseudoLabelWriter,
     SemSegLabelWriter,
     evaluate_mask_files,
     flatten_instance_metrics,
 )
 from ..labeling import build_label_generator, label_dataset_name
+from ..parallel import synchronize_patiently
 from .checkpoint import file_sha256, load_trained
 from .cli import one_sentence
 from .label_folder import LabelFolder
@@ -90,7 +92,7 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
     todo = [d for d in dataset if d["image_id"] not in finished]
     if finished:
         logger.info(f"{len(finished)} of {len(dataset)} images are labelled already")
-    evaluator = DatasetEvaluators(writers)
+    evaluator = PatientEvaluators(writers)
     start = time.perf_counter()
     if todo:
         loader = build_detection_test_loader(
@@ -107,11 +109,19 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
             ) from error
     else:
         results = evaluator.evaluate()
-    comm.synchronize()
-    if not comm.is_main_process():
-        return {}
-    seconds = time.perf_counter() - start
-    logger.info(f"Labelled {len(todo)} images in {seconds:.0f} s: {output_file}")
+    metrics = {}
+    if comm.is_main_process():
+        seconds = time.perf_counter() - start
+        logger.info(f"Labelled {len(todo)} images in {seconds:.0f} s: {output_file}")
+        metrics = _evaluate(cfg, name, classes, output_file, results)
+    synchronize_patiently()
+    return metrics
+
+
+def _evaluate(
+    cfg: CfgNode, name: str, classes: Sequence[str], output_file: str, results: Mapping[str, dict]
+) -> dict:
+    """The metrics that :func:`make_pseudo_labels` returns, from those of its writers."""
     metrics = {key: value for key, value in results.items() if key == "pseudo_sem_seg"}
     gt_json = ground_truth_json(name)
     if not gt_json:
