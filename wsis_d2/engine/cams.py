@@ -79,9 +79,7 @@ def make_cams(cfg: CfgNode, resume: bool = False) -> dict:
         seconds = time.perf_counter() - start
         logger.info(f"CAMs of {len(todo)} images in {seconds:.0f} s: {cfg.CAM.PATH}")
     synchronize_patiently()  # shares of the images take unequal times
-    metrics = evaluate_cams(cfg) if comm.is_main_process() else {}
-    synchronize_patiently()
-    return metrics
+    return evaluate_cams(cfg) if comm.is_main_process() else {}
 
 
 def load_multi_scale_cam(cfg: CfgNode, classes: Sequence[str]) -> MultiScaleCAM:

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -29,7 +29,6 @@ from ..evaluation import (
     flatten_instance_metrics,
 )
 from ..labeling import build_label_generator, label_dataset_name
-from ..parallel import synchronize_patiently
 from .checkpoint import file_sha256, load_trained
 from .cli import one_sentence
 from .label_folder import LabelFolder
@@ -109,19 +108,11 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
             ) from error
     else:
         results = evaluator.evaluate()
-    metrics = {}
-    if comm.is_main_process():
-        seconds = time.perf_counter() - start
-        logger.info(f"Labelled {len(todo)} images in {seconds:.0f} s: {output_file}")
-        metrics = _evaluate(cfg, name, classes, output_file, results)
-    synchronize_patiently()
-    return metrics
-
-
-def _evaluate(
-    cfg: CfgNode, name: str, classes: Sequence[str], output_file: str, results: Mapping[str, dict]
-) -> dict:
-    """The metrics that :func:`make_pseudo_labels` returns, from those of its writers."""
+    comm.synchronize()
+    if not comm.is_main_process():
+        return {}
+    seconds = time.perf_counter() - start
+    logger.info(f"Labelled {len(todo)} images in {seconds:.0f} s: {output_file}")
     metrics = {key: value for key, value in results.items() if key == "pseudo_sem_seg"}
     gt_json = ground_truth_json(name)
     if not gt_json:
