@@ -57,6 +57,7 @@ def tool_in_process(datasets_root, monkeypatch, capsys):
     def run(name: str, *args: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
         monkeypatch.chdir(ROOT)
+        monkeypatch.syspath_prepend(str(ROOT / "tools"))  # a script finds its neighbours
         register_builtin_datasets(str(datasets_root))
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_:

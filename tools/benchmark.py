@@ -3,6 +3,7 @@
 
 import argparse
 
+import openmp  # noqa: F401  (before torch)
 import torch
 from tabulate import tabulate
 

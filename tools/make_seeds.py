@@ -4,6 +4,8 @@
 import argparse
 import os
 
+import openmp  # noqa: F401  (before torch)
+
 from wsis_d2.engine import load_config, make_seeds, run_tool, setup
 from wsis_d2.files import write_json
 

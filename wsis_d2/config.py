@@ -9,6 +9,10 @@ def add_wsis_config(cfg: CN) -> None:
     Defaults are the published VOC settings unless the comment says otherwise. Calling it twice is
     harmless.
     """
+    # Modules that every process imports first, spawned ones too: those that register a backbone, a
+    # localiser, a dataset of your own: ("my_package",). Python finds them on PYTHONPATH or in the
+    # current folder.
+    cfg.IMPORTS = ()
     _add_data_config(cfg)
     _add_solver_config(cfg)
     _add_model_config(cfg)

@@ -1,4 +1,4 @@
-"""The same work on many images, in as many processes as there are CPUs."""
+"""The same work on many images, in as many processes as there are CPUs; and waiting for others."""
 
 from __future__ import annotations
 
@@ -6,16 +6,55 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import timedelta
 from typing import Any
 
 import cv2
 import torch
+import torch.distributed as dist
+from detectron2.utils import comm
 from tqdm import tqdm
 
 from .errors import UserError
 
 # Below this many images per process, starting one costs more than it saves.
 _MIN_IMAGES_PER_WORKER = 16
+
+#: All processes of the job, for waits that take as long as they take. Not NCCL: gloo's connections
+#: tell at once when another process is gone, so that no short timeout has to find that out.
+_PATIENT_GROUP: dist.ProcessGroup | None = None
+_PATIENCE = timedelta(days=30)
+
+
+def create_patient_group() -> None:
+    """Make the group of :func:`synchronize_patiently`; all processes of the job call it together.
+
+    :func:`wsis_d2.engine.launch.launch` does.
+    """
+    global _PATIENT_GROUP
+    _PATIENT_GROUP = dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+def forget_patient_group() -> None:
+    """Let go of the group, whose threads live as long as it does."""
+    global _PATIENT_GROUP
+    _PATIENT_GROUP = None
+
+
+def synchronize_patiently() -> None:
+    """Wait for all processes of the job, however long one of them works.
+
+    :func:`detectron2.utils.comm.synchronize` gives up after the job's timeout (30 minutes), and the
+    job with it: too soon where the main process evaluates a large dataset alone. In a job that was
+    not started by :func:`wsis_d2.engine.launch.launch` it is that function.
+
+    Raises:
+        RuntimeError: Another process is gone.
+    """
+    if _PATIENT_GROUP is None or comm.get_world_size() == 1:
+        comm.synchronize()
+    else:
+        dist.barrier(group=_PATIENT_GROUP)
 
 
 def available_cpus() -> int:

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from datetime import timedelta
 
 import pytest
 import torch
@@ -11,6 +13,9 @@ from detectron2.utils import comm
 
 from wsis_d2.engine.launch import launch, run_in_fresh_process
 from wsis_d2.errors import UserError
+from wsis_d2.evaluation import PatientEvaluators
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
 def _sum_of_ranks(folder):
@@ -58,17 +63,105 @@ def test_two_machines_need_an_address():
         launch(_write_pid, 1, num_machines=2, dist_url="auto")
 
 
-def test_torchrun(tmp_path):
-    script = tmp_path / "script.py"
+class _SlowOnMainProcess:
+    """An evaluator that takes longer than the timeout of the job's collective operations."""
+
+    def evaluate(self):
+        comm.synchronize()
+        if not comm.is_main_process():
+            return {}
+        time.sleep(12)
+        return {"slow": {"AP": 1.0}}
+
+
+class _Gathering:
+    """One that comes after it, and whose processes meet at once."""
+
+    def evaluate(self):
+        ranks = comm.gather(comm.get_rank())
+        return {"ranks": {"all": ranks}} if ranks else {}
+
+
+def _work_long_on_main_process(folder):
+    comm.synchronize()
+    # Only now: the processes may be long in starting.
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=5))
+    results = PatientEvaluators([_SlowOnMainProcess(), _Gathering()]).evaluate()
+    if comm.is_main_process():
+        time.sleep(12)  # the end of the job waits too
+    (folder / f"rank{comm.get_rank()}").write_text(str({k: dict(v) for k, v in results.items()}))
+
+
+@pytest.mark.slow
+def test_long_work_on_the_main_process_outlives_the_timeout(tmp_path):
+    launch(_work_long_on_main_process, 2, dist_url="auto", args=(tmp_path,))
+    expected = "{'slow': {'AP': 1.0}, 'ranks': {'all': [0, 1]}}"
+    assert (tmp_path / "rank0").read_text() == expected
+    assert (tmp_path / "rank1").read_text() == "{}"
+
+
+def _torchrun(folder, body, timeout=600):
+    """Run ``main`` with this body in two processes, which write what is left when they leave."""
+    script = folder / "script.py"
     script.write_text(
+        "import os, sys, time\n"
         "from pathlib import Path\n"
         "from detectron2.utils import comm\n"
-        "from wsis_d2.engine import launch\n"
-        "def main(folder):\n"
-        "    ranks = comm.all_gather(comm.get_rank())\n"
-        "    Path(folder, f'rank{comm.get_rank()}').write_text(str(ranks))\n"
-        f"launch(main, 1, args=({str(tmp_path)!r},))\n"
+        "from wsis_d2.engine.launch import launch\n"
+        f"folder = Path({str(folder)!r})\n"
+        "def threads():\n"
+        "    names = [p.read_text() for p in Path('/proc/self/task').glob('*/comm')]\n"
+        "    return sum('gloo' in name for name in names)\n"
+        f"def main():\n{body}"
+        "rank = os.environ['RANK']\n"
+        "launch(main, 1)\n"
+        "left = [path.name for path in folder.glob('done*')]\n"
+        "(folder / f'left{rank}').write_text(f'{sorted(left)} {threads()} threads')\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    subprocess.run([*command, str(script)], check=True, timeout=600, capture_output=True)
+    return subprocess.run([*TORCHRUN, str(script)], timeout=timeout, capture_output=True, text=True)
+
+
+def test_torchrun(tmp_path):
+    body = (
+        "    ranks = comm.all_gather(comm.get_rank())\n"
+        "    (folder / f'rank{comm.get_rank()}').write_text(str(ranks))\n"
+    )
+    completed = _torchrun(tmp_path, body)
+    assert completed.returncode == 0, completed.stderr[-3000:]
     assert (tmp_path / "rank0").read_text() == (tmp_path / "rank1").read_text() == "[0, 1]"
+
+
+def test_nobody_leaves_torchruns_group_before_all_are_done_and_no_thread_stays(tmp_path):
+    body = (
+        "    comm.all_gather(comm.get_rank())  # Detectron2 caches the group\n"
+        "    assert threads() > 0\n"
+        "    time.sleep(2 * comm.get_rank())\n"
+        "    (folder / f'done{comm.get_rank()}').touch()\n"
+    )
+    completed = _torchrun(tmp_path, body)
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    for rank in range(2):
+        left = (tmp_path / f"left{rank}").read_text()
+        assert left == "['done0', 'done1'] 0 threads"
+
+
+def test_an_error_in_one_of_torchruns_processes_does_not_wait_for_the_others(tmp_path):
+    body = (
+        "    comm.synchronize()\n"
+        "    if comm.get_rank() == 1:\n"
+        "        raise ValueError('no such picture')\n"
+    )
+    # The other process waits for this one at its end.
+    completed = _torchrun(tmp_path, body, timeout=300)
+    assert completed.returncode != 0
+    assert "no such picture" in completed.stderr
+    assert not list(tmp_path.glob("left*"))
+
+
+@pytest.mark.slow
+def test_ten_launches_in_a_row(tmp_path):
+    for number in range(10):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        launch(_sum_of_ranks, 2, dist_url="auto", args=(folder,))
+        assert (folder / "rank1").read_text().startswith("3 ")

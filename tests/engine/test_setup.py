@@ -1,11 +1,15 @@
 """From the command line's arguments to a config."""
 
+import sys
+
 import pytest
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+from detectron2.utils import comm
 from PIL import Image
 
 from wsis_d2.data import register_builtin_datasets
-from wsis_d2.engine import load_config
+from wsis_d2.engine import launch, load_config
 from wsis_d2.errors import UserError
 
 
@@ -63,3 +67,65 @@ def test_difficult_objects_of_voc_are_a_choice(tmp_path, monkeypatch):
     finally:
         monkeypatch.undo()
         register_builtin_datasets()
+
+
+OWN_BACKBONE = """
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+
+@BACKBONE_REGISTRY.register()
+class OwnBackbone(Backbone):
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+    def output_shape(self):
+        return {"res5": ShapeSpec(channels=7, stride=16)}
+"""
+
+
+@pytest.fixture
+def own_package(tmp_path, monkeypatch):
+    """A package in the current folder, which is not on the path of a tool."""
+    name = f"own_package_{tmp_path.name}".replace("-", "_")
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    yield name
+    sys.modules.pop(name, None)
+    BACKBONE_REGISTRY._obj_map.pop("OwnBackbone", None)
+
+
+def _build_own_backbone(options, folder):
+    cfg = load_config("", [*options, "MODEL.DEVICE", "cpu"])
+    channels = build_backbone(cfg).output_shape()["res5"].channels
+    (folder / f"rank{comm.get_rank()}").write_text(str(channels))
+
+
+@pytest.mark.parametrize(
+    "num_processes", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["here", "spawned"]
+)
+def test_an_own_backbone_of_a_module_in_imports(own_package, tmp_path, num_processes):
+    (tmp_path / own_package / "__init__.py").write_text(OWN_BACKBONE)
+    options = ["IMPORTS", f"('{own_package}',)", "MODEL.BACKBONE.NAME", "OwnBackbone"]
+    launch(_build_own_backbone, num_processes, dist_url="auto", args=(options, tmp_path))
+    for rank in range(num_processes):
+        assert (tmp_path / f"rank{rank}").read_text() == "7"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be imported .ModuleNotFoundError: No module named .*PYTHONPATH"),
+        ("1 / 0", "cannot be imported .ZeroDivisionError: division by zero"),
+        ("import no_such_thing", "No module named 'no_such_thing'"),
+    ],
+)
+def test_imports_that_fail(own_package, tmp_path, text, message):
+    if text is None:
+        (tmp_path / own_package).rmdir()
+    else:
+        (tmp_path / own_package / "__init__.py").write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        load_config("", ["IMPORTS", f"('{own_package}',)"])
+    assert own_package in str(error.value)
+    with pytest.raises(UserError, match="IMPORTS"):
+        load_config("", ["IMPORTS", own_package])  # a text is no tuple

@@ -10,6 +10,7 @@ import torch.multiprocessing as mp
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
+from wsis_d2.engine.launch import leave_process_group
 from wsis_d2.evaluation import (
     InstanceMaskEvaluator,
     MultiLabelEvaluator,
@@ -79,7 +80,8 @@ def evaluate(rank, world_size, folder):
     else:
         assert not any(results)
     if world_size > 1:
-        dist.destroy_process_group()
+        dist.barrier()
+        leave_process_group()
     DatasetCatalog.remove(NAME)
     MetadataCatalog.remove(NAME)
 

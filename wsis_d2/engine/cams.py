@@ -17,6 +17,7 @@ from ..data import ImageLabelMapper, check_image_level_dataset, semantic_truth
 from ..errors import UserError
 from ..evaluation import mean_iou, threshold_confusion_matrices
 from ..labeling import MultiScaleCAM, full_size_cam, label_dataset_name, read_cam, write_cam
+from ..parallel import synchronize_patiently
 from .checkpoint import file_sha256, load_trained
 from .cli import one_sentence
 from .label_folder import LabelFolder, image_list_digest
@@ -77,7 +78,7 @@ def make_cams(cfg: CfgNode, resume: bool = False) -> dict:
             ) from error
         seconds = time.perf_counter() - start
         logger.info(f"CAMs of {len(todo)} images in {seconds:.0f} s: {cfg.CAM.PATH}")
-    comm.synchronize()
+    synchronize_patiently()  # shares of the images take unequal times
     return evaluate_cams(cfg) if comm.is_main_process() else {}
 
 

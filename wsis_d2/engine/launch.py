@@ -7,6 +7,7 @@ signature of both.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import socket
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import torch.multiprocessing as mp
 from detectron2.utils import comm
 
 from ..errors import UserError
+from ..parallel import create_patient_group, forget_patient_group, synchronize_patiently
 from .cli import one_sentence
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
@@ -41,7 +43,8 @@ def launch(
         machine_rank: The rank of this machine.
         dist_url: ``tcp://host:port`` of rank 0, or "auto" for a free local port.
         args: Arguments of ``main_func``.
-        timeout: How long a collective operation waits for the other processes.
+        timeout: How long a collective operation waits for the other processes;
+            :func:`wsis_d2.parallel.synchronize_patiently`, and with it the end, does not give up.
 
     Under ``torchrun`` (which has started the processes already) the other arguments are ignored and
     ``main_func`` runs in this process.
@@ -51,10 +54,7 @@ def launch(
     """
     if dist.is_torchelastic_launched():
         _init_torchrun(timeout)
-        try:
-            main_func(*args)
-        finally:
-            _leave_process_group()
+        _run_and_leave(main_func, args)
         return
     world_size = num_machines * num_gpus_per_machine
     if world_size <= 1:
@@ -135,9 +135,7 @@ def _distributed_worker(
         world_size=world_size,
         rank=machine_rank * num_processes + local_rank,
     )
-    main_func(*args)
-    comm.synchronize()
-    _leave_process_group()
+    _run_and_leave(main_func, args)
 
 
 def _init_torchrun(timeout: timedelta) -> None:
@@ -154,6 +152,7 @@ def _init_process_group(local_rank: int, num_processes: int, timeout: timedelta,
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_processes))
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout, **kwargs)
     _create_local_process_group(num_processes)
+    create_patient_group()
     comm.synchronize()
 
 
@@ -170,12 +169,33 @@ def _create_local_process_group(num_processes: int) -> None:
             comm._LOCAL_PROCESS_GROUP = group
 
 
-def _leave_process_group() -> None:
-    # Detectron2's reference would keep the local group, and its threads, until the interpreter
-    # ends, which aborts where a thread is still running.
+def _run_and_leave(main_func: Callable, args: tuple) -> None:
+    """Run ``main_func`` in a process of the group, which ends with it."""
+    try:
+        main_func(*args)
+    except BaseException:
+        # No waiting here: the others are not at this point. And NCCL's own end may wait for what
+        # they never join; the end of the process breaks its connections as well.
+        if dist.get_backend() == dist.Backend.GLOO:
+            leave_process_group()
+        raise
+    # The first to go would break connections that the others still use.
+    synchronize_patiently()
+    leave_process_group()
+
+
+def leave_process_group() -> None:
+    """Destroy the process group with all its threads.
+
+    One that is still running when the interpreter ends aborts the process. So nothing may keep a
+    group: not Detectron2's references, nor a trainer that only the garbage collector ends.
+    """
     comm._LOCAL_PROCESS_GROUP = None
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group.cache_clear()
+    comm._get_global_gloo_group.cache_clear()
+    forget_patient_group()
+    gc.collect()
     dist.destroy_process_group()
 
 

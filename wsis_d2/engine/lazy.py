@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..errors import UserError
 from ..files import check_writable_folder, write_json
+from ..parallel import synchronize_patiently
 from .checkpoint import WSISCheckpointer
 from .hooks import MeanDisplacement
 
@@ -184,6 +185,7 @@ def _test(cfg: DictConfig, model: torch.nn.Module) -> dict:
     # The loader first: it makes the annotations that an evaluator reads.
     loader = instantiate(cfg.dataloader.test)
     metrics = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    synchronize_patiently()  # an evaluator may take long on the main process
     if comm.is_main_process():
         print_csv_format(metrics)
     return metrics or {}

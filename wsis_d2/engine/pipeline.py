@@ -25,6 +25,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -38,7 +39,9 @@ from .. import __version__
 from ..data.image_files import unreadable_image
 from ..errors import UserError
 from ..files import check_writable_folder, write_json
+from ..parallel import synchronize_patiently
 from .cams import make_cams
+from .first_machine import FirstMachine, signs_of_life
 from .launch import launch, run_in_fresh_process
 from .proposals import make_proposals
 from .pseudo_labels import make_pseudo_labels
@@ -187,16 +190,13 @@ def run_recipe(
     check_writable_folder(output)
     if dist.is_torchelastic_launched():
         # torchrun's processes stay together; those without work wait for a stage to end.
-        launch(
-            _run_stages,
-            num_gpus,
-            args=(recipe, output, opts, resume, _run_in_group),
-            timeout=timedelta(days=1),
-        )
+        launch(_run_stages, num_gpus, args=(recipe, output, opts, resume, _run_in_group))
     else:
         processes = (num_gpus, num_machines, machine_rank, dist_url)
         run = functools.partial(_run_in_new_processes, processes)
-        _run_stages(recipe, output, opts, resume, run, machine_rank == 0)
+        signs = signs_of_life(output) if num_machines > 1 and machine_rank == 0 else nullcontext()
+        with signs:
+            _run_stages(recipe, output, opts, resume, run, machine_rank == 0)
     return _read_json(os.path.join(output, "metrics.json"))
 
 
@@ -239,10 +239,21 @@ def _run_in_new_processes(
     if stage.run not in DISTRIBUTED:
         if machine_rank == 0:
             run_in_fresh_process(_run_stage, args)
+        else:
+            _wait_for_first_machine(*args)
     elif num_gpus * num_machines > 1:
         launch(_run_stage, num_gpus, num_machines, machine_rank, dist_url, args)
     else:
         run_in_fresh_process(_run_stage, args)
+
+
+def _wait_for_first_machine(
+    _recipe: Recipe, stage: Stage, output: str, _opts: list[str], _resume: bool, fingerprint: str
+) -> None:
+    folder = os.path.join(output, stage.name)
+    FirstMachine(output).wait_for(
+        lambda: bool(_read_result(folder, fingerprint)), f"stage '{stage.name}'"
+    )
 
 
 def _run_in_group(stage: Stage, args: tuple) -> None:
@@ -250,7 +261,7 @@ def _run_in_group(stage: Stage, args: tuple) -> None:
         _run_stage(*args)
     elif comm.is_main_process():
         run_in_fresh_process(_run_stage, args)
-    comm.synchronize()
+    synchronize_patiently()
 
 
 def _say(text: str, speaks: bool) -> None:

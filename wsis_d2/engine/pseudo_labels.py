@@ -15,13 +15,14 @@ from contextlib import contextmanager
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
-from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
 from .. import __version__
 from ..data import ImageLabelMapper, check_image_level_dataset, ground_truth_json
 from ..errors import UserError
 from ..evaluation import (
+    PatientEvaluators,
     PseudoLabelWriter,
     SemSegLabelWriter,
     evaluate_mask_files,
@@ -90,7 +91,7 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
     todo = [d for d in dataset if d["image_id"] not in finished]
     if finished:
         logger.info(f"{len(finished)} of {len(dataset)} images are labelled already")
-    evaluator = DatasetEvaluators(writers)
+    evaluator = PatientEvaluators(writers)
     start = time.perf_counter()
     if todo:
         loader = build_detection_test_loader(

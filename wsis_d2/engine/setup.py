@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import logging
 import os
+import sys
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
@@ -29,13 +32,14 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     """Detectron2's defaults + the plugin's + ``config_file`` + ``KEY VALUE`` pairs.
 
     The keys of Detectron2's DeepLab and PointRend are known where these projects are installed. The
-    device is the CPU where there is no CUDA device. Datasets that the config names by their files
-    are registered. ``NUM_CLASSES: 0`` of ``MODEL.ROI_HEADS``, ``MODEL.RETINANET`` and
-    ``MODEL.POINT_HEAD`` becomes the training dataset's number of classes, and that of
-    ``MODEL.SEM_SEG_HEAD`` its number with the background.
+    modules of ``IMPORTS`` are imported. The device is the CPU where there is no CUDA device.
+    Datasets that the config names by their files are registered. ``NUM_CLASSES: 0`` of
+    ``MODEL.ROI_HEADS``, ``MODEL.RETINANET`` and ``MODEL.POINT_HEAD`` becomes the training dataset's
+    number of classes, and that of ``MODEL.SEM_SEG_HEAD`` its number with the background.
 
     Raises:
-        UserError: Missing file, unknown key, value of the wrong type.
+        UserError: Missing file, unknown key, value of the wrong type, a module that cannot be
+            imported.
     """
     cfg = get_cfg()
     _add_deeplab_config(cfg)
@@ -55,6 +59,7 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
             raise UserError(f"KEY VALUE options come in pairs, got {' '.join(opts)!r}")
         for key, value in zip(opts[::2], opts[1::2]):
             _merge(cfg.merge_from_list, [key, value], f"option {key} {value}")
+    _import_modules(cfg.IMPORTS)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     if not cfg.DATASETS.KEEP_DIFFICULT:
@@ -69,6 +74,21 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
         cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(class_names(cfg))
     return cfg
+
+
+def _import_modules(names: Sequence[str]) -> None:
+    """Import the user's own modules, which register what they hold."""
+    if names and os.getcwd() not in sys.path:
+        # A script's path is its own folder. Last, so that no folder here hides a package.
+        sys.path.append(os.getcwd())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # it may raise anything
+            raise UserError(
+                f"IMPORTS names '{name}', which cannot be imported ({type(error).__name__}: "
+                f"{error}): correct it, or put the folder that holds it on PYTHONPATH"
+            ) from error
 
 
 def _add_deeplab_config(cfg: CfgNode) -> None:

@@ -27,7 +27,6 @@ from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import (
     COCOEvaluator,
     DatasetEvaluator,
-    DatasetEvaluators,
     SemSegEvaluator,
 )
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
@@ -43,7 +42,12 @@ from ..data import (
     get_seed_dicts,
 )
 from ..errors import UserError, look_up
-from ..evaluation import CountEvaluator, InstanceMaskEvaluator, MultiLabelEvaluator
+from ..evaluation import (
+    CountEvaluator,
+    InstanceMaskEvaluator,
+    MultiLabelEvaluator,
+    PatientEvaluators,
+)
 from ..labeling import ProposalRefinement
 from ..proposals import build_proposal_source
 from .checkpoint import WSISCheckpointer
@@ -162,13 +166,13 @@ class Trainer(DefaultTrainer):
         if cfg.DATASETS.SUPERVISION == "image_labels":
             return MultiLabelEvaluator(dataset_name)
         if cfg.DATASETS.SUPERVISION == "image_counts":
-            return DatasetEvaluators(
+            return PatientEvaluators(
                 [MultiLabelEvaluator(dataset_name), CountEvaluator(dataset_name)]
             )
         output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         if cfg.DATASETS.SUPERVISION == "sem_seg":
             return SemSegEvaluator(dataset_name, output_dir=output_dir)
-        return DatasetEvaluators(
+        return PatientEvaluators(
             [
                 COCOEvaluator(dataset_name, output_dir=output_dir),
                 build_instance_mask_evaluator(cfg, dataset_name, output_dir),

@@ -21,6 +21,7 @@ from .label_maps import (
 )
 from .mask_files import evaluate_coco, evaluate_mask_files
 from .metrics_table import flatten_instance_metrics, format_instance_metrics
+from .patient import PatientEvaluators
 from .pseudo_label_writer import PseudoLabelWriter
 from .sem_seg_writer import SemSegLabelWriter
 
@@ -28,6 +29,7 @@ __all__ = [
     "CountEvaluator",
     "InstanceMaskEvaluator",
     "MultiLabelEvaluator",
+    "PatientEvaluators",
     "PseudoLabelWriter",
     "SemSegLabelWriter",
     "confusion_matrix",

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from ..data import ground_truth_json
 from ..errors import UserError
 from ..files import write_json
+from ..parallel import synchronize_patiently
 from .coco_format import ground_truths_of, read_coco_json
 from .instance_ap import evaluate_instance_masks
 from .metrics_table import flatten_instance_metrics, format_instance_metrics
@@ -61,6 +62,7 @@ class InstanceMaskEvaluator(DatasetEvaluator):
             self._gt_file = ground_truth_json(dataset_name)
             self._gt = read_coco_json(self._gt_file) if self._gt_file else None
         if distributed:
+            synchronize_patiently()
             self._gt_file = comm.all_gather(self._gt_file)[0]
         self.reset()
 

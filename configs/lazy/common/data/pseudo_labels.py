@@ -7,10 +7,10 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
+from detectron2.evaluation import COCOEvaluator
 
 from wsis_d2.data import InstanceMapper, get_pseudo_label_dicts
-from wsis_d2.evaluation import InstanceMaskEvaluator
+from wsis_d2.evaluation import InstanceMaskEvaluator, PatientEvaluators
 
 dataloader = {
     "train": L(build_detection_train_loader)(
@@ -48,7 +48,7 @@ dataloader = {
         ),
         num_workers="${..train.num_workers}",
     ),
-    "evaluator": L(DatasetEvaluators)(
+    "evaluator": L(PatientEvaluators)(
         evaluators=[
             L(COCOEvaluator)(dataset_name="${dataloader.test.dataset.names}"),
             L(InstanceMaskEvaluator)(dataset_name="${dataloader.test.dataset.names}"),
