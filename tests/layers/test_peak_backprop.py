@@ -343,10 +343,12 @@ BLOCKS = {
 
 def block_network(block):
     layers = BLOCKS[block]()
+    with torch.no_grad():
+        channels = layers(torch.zeros(1, 6, 9, 8)).shape[1]
     network = nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), layers, nn.LazyConv2d(2, 1)
-    ).double()
-    network.eval()(torch.zeros(1, 3, 9, 8, dtype=torch.float64))
+        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), layers, nn.Conv2d(channels, 2, 1)
+    )
+    network.double().eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(3)  # some inputs of ReLU6 beyond 6
@@ -356,11 +358,8 @@ def block_network(block):
 def as_matrix(module, x, weight):
     """The matrix of a linear module with other weights, from what it makes of unit inputs."""
     units = torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape[1:])
-    parameters = {"weight": weight}
-    if module.bias is not None:
-        parameters["bias"] = torch.zeros_like(module.bias)
-    if isinstance(module, nn.Linear):  # over any leading axes
-        return F.linear(units, weight).flatten(1).T
+    if isinstance(module, nn.Linear):
+        return (units @ weight.T).flatten(1).T
     options = (module.stride, module.padding, module.dilation, module.groups)
     convolve = F.conv1d if isinstance(module, nn.Conv1d) else F.conv2d
     return convolve(units, weight, None, *options).flatten(1).T

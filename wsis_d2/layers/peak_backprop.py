@@ -139,7 +139,7 @@ class _RelevanceRule(TorchFunctionMode):
             return _relevance(func, *args, **kwargs)
         if getattr(func, "__name__", "") in _PRODUCTS:
             raise UserError(
-                f"Peak backpropagation has no rule for attention and other matrix products "
+                "Peak backpropagation has no rule for attention and other matrix products "
                 f"({func.__name__}): take a convolutional backbone for PRM, or CAMs with this one"
             )
         return func(*args, **kwargs)
