@@ -153,7 +153,7 @@ def _relevance(
     *args,
     **kwargs,
 ) -> Tensor:
-    """A convolution whose gradient is relevance; further arguments are stride, padding and so on."""
+    """A convolution whose gradient is relevance; further arguments: stride, padding and so on."""
     with torch.no_grad():
         output = convolve(input, weight, bias, *args, **kwargs)
         nonnegative = input - input.min()
