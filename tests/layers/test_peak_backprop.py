@@ -10,6 +10,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from torch import nn
 
+from wsis_d2.errors import UserError
 from wsis_d2.layers import peak_response_maps
 
 
@@ -288,3 +289,191 @@ def test_wrong_input_is_refused(image):
     for wrong in (peaks[:, :3], peaks + 1):
         with pytest.raises(ValueError, match="peaks must be"):
             peak_response_maps(network, image, wrong)
+
+
+class SamePadded(nn.Conv2d):
+    """TensorFlow's "same": what the stride asks for, more of it below and to the right."""
+
+    def forward(self, x):
+        missing = [
+            max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+            for n, s, d, k in zip(x.shape[2:], self.stride, self.dilation, self.kernel_size)
+        ]
+        (top, left) = (n // 2 for n in missing)
+        return super().forward(F.pad(x, (left, missing[1] - left, top, missing[0] - top)))
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            *(nn.Conv2d(channels, 3, 1), nn.SiLU(), nn.Conv2d(3, channels, 1), nn.Sigmoid()),
+        )
+
+    def forward(self, x):
+        return x * self.gate(x)
+
+
+class LinearOverChannels(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class GateOfNeighbours(nn.Conv1d):
+    """A 1-d convolution along the channels makes the gate (ECA)."""
+
+    def forward(self, x):
+        return x * super().forward(x.mean((2, 3))[:, None]).sigmoid().view(1, -1, 1, 1)
+
+
+BLOCKS = {
+    "depthwise": lambda: nn.Conv2d(6, 6, 3, padding=1, groups=6),
+    "depthwise, two outputs per channel": lambda: nn.Conv2d(6, 12, 3, groups=6),
+    "grouped, strided": lambda: nn.Conv2d(6, 9, 3, stride=2, padding=1, groups=3),
+    "depthwise, dilated": lambda: nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=6, bias=False),
+    "same padding": lambda: SamePadded(6, 6, 3, stride=2, groups=6),
+    "ReLU6": lambda: nn.Sequential(nn.Conv2d(6, 6, 3, padding=1, groups=2), nn.ReLU6(True)),
+    "SiLU": lambda: nn.Sequential(nn.SiLU(inplace=True), nn.Conv2d(6, 6, 3, groups=6), nn.SiLU()),
+    "squeeze and excitation": lambda: SqueezeExcite(6),
+    "1-d gate": lambda: GateOfNeighbours(1, 1, 3, padding=1),
+    "linear": lambda: nn.Sequential(LinearOverChannels(6, 8), nn.GELU()),
+}
+
+
+def block_network(block):
+    layers = BLOCKS[block]()
+    with torch.no_grad():
+        channels = layers(torch.zeros(1, 6, 9, 8)).shape[1]
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), layers, nn.Conv2d(channels, 2, 1)
+    )
+    network.double().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3)  # some inputs of ReLU6 beyond 6
+    return network
+
+
+def as_matrix(module, x, weight):
+    """The matrix of a linear module with other weights, from what it makes of unit inputs."""
+    units = torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape[1:])
+    if isinstance(module, nn.Linear):
+        return (units @ weight.T).flatten(1).T
+    options = (module.stride, module.padding, module.dilation, module.groups)
+    convolve = F.conv1d if isinstance(module, nn.Conv1d) else F.conv2d
+    return convolve(units, weight, None, *options).flatten(1).T
+
+
+class RuleByMatrix(torch.autograd.Function):
+    """Eq. 5 and 6 written out with a matrix of W+."""
+
+    @staticmethod
+    def forward(ctx, x, output, matrix):
+        ctx.save_for_backward(x, matrix)
+        return output.clone()
+
+    @staticmethod
+    def backward(ctx, relevance):
+        x, matrix = ctx.saved_tensors
+        nonnegative = (x - x.min()).flatten()
+        normaliser = matrix @ nonnegative
+        share = torch.zeros_like(normaliser)
+        flows = normaliser >= 1e-10
+        share[flows] = relevance.flatten()[flows] / normaliser[flows]
+        return (nonnegative * (matrix.T @ share)).view_as(x), None, None
+
+
+def relevance_by_matrices(network, image, peak):
+    """One peak, one backward pass: hooks put the matrices in the place of the convolutions."""
+
+    def patched(module, original):
+        def run(x, weight, bias):
+            with torch.no_grad():
+                output = original(x, weight, bias)
+                matrix = as_matrix(module, x, weight.clamp(min=0))
+            return RuleByMatrix.apply(x, output, matrix)
+
+        return run
+
+    leaf = image.clone().requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in network.modules():
+            if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+                patch.setattr(module, "_conv_forward", patched(module, module._conv_forward))
+        linears = {id(m.weight): m for m in network.modules() if isinstance(m, nn.Linear)}
+        linear = F.linear
+        patch.setattr(F, "linear", lambda x, w, b: patched(linears[id(w)], linear)(x, w, b))
+        response = network(leaf)
+    (gradient,) = torch.autograd.grad(response[tuple(peak.tolist())], leaf)
+    relevance = gradient[0].sum(0).clamp(min=0)
+    return relevance / relevance.sum()
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_blocks_of_mobile_networks_equal_a_loop_over_peaks_and_matrices(block):
+    torch.manual_seed(2)
+    network = block_network(block)
+    image = torch.randn(1, 3, 9, 8, dtype=torch.float64)
+    peaks = torch.tensor([[0, 0, 0, 0], [0, 1, 2, 3], [0, 0, 3, 2]])
+    maps = peak_response_maps(network, image, peaks, peaks_per_batch=2)
+    expected = torch.stack([relevance_by_matrices(network, image, peak) for peak in peaks])
+    assert torch.isfinite(expected).all()
+    assert torch.allclose(maps, expected, atol=1e-8)
+
+
+def test_a_grouped_convolution_equals_the_dense_one_with_zeros():
+    # So that the minimum is that of the whole tensor, not of a group.
+    torch.manual_seed(2)
+    grouped, dense = nn.Conv2d(6, 4, 3, groups=2), nn.Conv2d(6, 4, 3)
+    with torch.no_grad():
+        dense.weight.zero_()
+        dense.weight[:2, :3], dense.weight[2:, 3:] = grouped.weight[:2], grouped.weight[2:]
+        dense.bias.copy_(grouped.bias)
+    first, last = nn.Conv2d(3, 6, 3), nn.Conv2d(4, 2, 1)
+    image, peaks = torch.randn(1, 3, 9, 8), torch.tensor([[0, 1, 2, 1]])
+    maps = [
+        peak_response_maps(nn.Sequential(first, layer, last), image, peaks)
+        for layer in (grouped, dense)
+    ]
+    assert torch.allclose(*maps, atol=1e-7)
+
+
+class Attention(nn.Module):
+    def __init__(self, attend):
+        super().__init__()
+        self.convolution, self.attend = nn.Conv2d(3, 4, 3), attend
+
+    def forward(self, image):
+        x = self.convolution(image)
+        tokens = x.flatten(2).transpose(1, 2)
+        return self.attend(tokens).transpose(1, 2).view_as(x)
+
+
+@pytest.mark.parametrize(
+    "attend",
+    [
+        lambda x: F.scaled_dot_product_attention(x, x, x),
+        lambda x: (x @ x.transpose(1, 2)).softmax(-1) @ x,
+        lambda x: torch.bmm(x, x.transpose(1, 2)).matmul(x),
+        lambda x: torch.einsum("bic,bjc,bjd->bid", x, x, x),
+        lambda x: nn.MultiheadAttention(4, 2, batch_first=True)(x, x, x)[0],
+        nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+    ],
+    ids=["fused", "products", "batched", "einsum", "multi-head", "encoder layer"],
+)
+def test_attention_is_refused(attend, image):
+    network = Attention(attend).train()
+    with pytest.raises(UserError, match="no rule for attention.*convolutional backbone"):
+        peak_response_maps(network, image[..., :8, :8], torch.tensor([[0, 0, 1, 1]]))
+    assert network.training
+
+
+def test_a_network_without_a_visible_convolution_is_refused(image):
+    peaks = torch.tensor([[0, 0, 1, 1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.trace(small_network().eval(), image)
+    for network in (nn.AvgPool2d(2), scripted):
+        with pytest.raises(UserError, match="saw no convolution"):
+            peak_response_maps(network, image, peaks)

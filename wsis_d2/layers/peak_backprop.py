@@ -12,10 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..errors import UserError
+
 __all__ = ["peak_response_maps"]
 
 # Where the normaliser of a convolution is below this, no relevance flows.
 _EPS = 1e-10
+
+# A linear layer is the 1x1 convolution of the last axis.
+_CONVOLUTIONS = (torch.conv1d, torch.conv2d, F.linear)
+
+# Their weights may depend on the image, as in attention: no share of W+ is theirs. Functions that
+# call others within PyTorch are listed too, since the mode does not see the inner calls.
+_PRODUCTS = {
+    *("scaled_dot_product_attention", "multi_head_attention_forward"),
+    *("_native_multi_head_attention", "einsum", "matmul", "__matmul__", "__rmatmul__"),
+    *("linalg_matmul", "mm", "addmm", "bmm", "baddbmm", "tensordot"),
+}
 
 
 def peak_response_maps(
@@ -36,10 +49,23 @@ def peak_response_maps(
     Every other layer passes its ordinary gradient. What reaches the image is summed over channels,
     clamped at 0 and normalised.
 
+    The minimum is that of the whole input tensor, as in the published code. Supported are:
+
+    * Convolutions of any stride, padding, dilation and number of groups: a grouped or depthwise one
+      gives what the dense one of the same weights and zeros elsewhere gives. Padding that stands in
+      front of the convolution (TensorFlow's "same") is input like any other: its zeros lie above a
+      negative minimum, and the relevance that they draw is lost.
+    * Linear layers over channels, which are 1x1 convolutions (ConvNeXt), and ``conv1d``.
+    * Activations and normalisation of every kind (ReLU6, SiLU, GELU ...): their gradient.
+    * Squeeze-and-excitation: the product passes its gradient to both factors, so that the gate's
+      convolutions take relevance too, which its pooling spreads evenly over the image.
+
+    Refused are attention and other matrix products, to which the rule does not extend, and networks
+    where no convolution is seen: scripted and compiled ones bypass the rule.
+
     The network runs forward once and backward once per ``peaks_per_batch`` peaks. It is left as it
     was: nothing is patched, no gradient is kept, and where it was training it runs in evaluation
-    mode for the time of the call. The rule reaches every ``torch.nn.functional.conv2d``; compiled
-    and scripted networks bypass it.
+    mode for the time of the call.
 
     Args:
         network: maps (1, 3, H, W) to class response maps (1, C, h, w): a module or any callable.
@@ -47,13 +73,16 @@ def peak_response_maps(
         peaks: (P, 4) int64: 0, class, y, x in the upsampled class response maps.
         upsample: the class response maps are upsampled by this factor (bilinear, corners aligned)
             before the peaks index them.
-        peaks_per_batch: peaks per backward pass; memory grows with it.
+        peaks_per_batch: peaks per backward pass; memory grows with it. On a CPU and large images,
+            2 to 4 are the fastest.
 
     Returns:
         (P, H, W) float, non-negative; each map sums to 1, or is 0 where no relevance arrives.
 
     Raises:
         ValueError: more than one image, or peaks of another shape or image.
+        UserError: the network has attention or another matrix product, or no convolution that
+            Python calls.
     """
     image, peaks = torch.as_tensor(image), torch.as_tensor(peaks)
     if image.dim() != 4 or image.shape[0] != 1:
@@ -73,8 +102,13 @@ def peak_response_maps(
         torch.autocast(image.device.type, enabled=False),
     ):
         image = image.detach().clone().requires_grad_()
-        with _RelevanceConv2d():
+        with _RelevanceRule() as rule:
             maps = network(image)
+        if not rule.applied:
+            raise UserError(
+                "Peak backpropagation saw no convolution in the network: "
+                "give it a convolutional one, neither scripted nor compiled"
+            )
         if upsample != 1:
             maps = F.interpolate(maps, scale_factor=upsample, mode="bilinear", align_corners=True)
         _, classes, y, x = peaks.to(maps.device).unbind(1)
@@ -91,25 +125,42 @@ def peak_response_maps(
     return relevance / total.masked_fill(total == 0, 1)
 
 
-class _RelevanceConv2d(TorchFunctionMode):
-    """While active, ``conv2d`` keeps its result but gets the backward pass of eq. 5."""
+class _RelevanceRule(TorchFunctionMode):
+    """While active, convolutions keep their result but get the backward pass of eq. 5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.applied = False
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        return (_relevance_conv2d if func is torch.conv2d else func)(*args, **kwargs)
+        if func in _CONVOLUTIONS:
+            self.applied = True
+            return _relevance(func, *args, **kwargs)
+        if getattr(func, "__name__", "") in _PRODUCTS:
+            raise UserError(
+                "Peak backpropagation has no rule for attention and other matrix products "
+                f"({func.__name__}): take a convolutional backbone for PRM, or CAMs with this one"
+            )
+        return func(*args, **kwargs)
 
 
-def _relevance_conv2d(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, *args, **kwargs
+def _relevance(
+    convolve: Callable[..., Tensor],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *args,
+    **kwargs,
 ) -> Tensor:
-    """conv2d whose gradient is relevance; further arguments are stride, padding and so on."""
+    """A convolution whose gradient is relevance; further arguments: stride, padding and so on."""
     with torch.no_grad():
-        output = F.conv2d(input, weight, bias, *args, **kwargs)
+        output = convolve(input, weight, bias, *args, **kwargs)
         nonnegative = input - input.min()
         positive_weight = weight.clamp(min=0)
     # The second factor is 1: it is there for its gradient, and so is the second term below, 0.
     contribution = nonnegative * (1 + input - input.detach())
-    normaliser = F.conv2d(contribution, positive_weight, None, *args, **kwargs)
+    normaliser = convolve(contribution, positive_weight, None, *args, **kwargs)
     with torch.no_grad():
         share = torch.where(normaliser < _EPS, 0, 1 / (normaliser + _EPS))
     return output + share * (normaliser - normaliser.detach())
