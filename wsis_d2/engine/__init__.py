@@ -8,6 +8,7 @@ from .hooks import MeanDisplacement
 from .launch import launch, launch_from_args, run_in_fresh_process
 from .lazy import evaluate_lazy, load_lazy_config, setup_lazy, train_lazy
 from .pipeline import load_recipe, run_recipe
+from .pretrained_weights import PixelStatistics, check_pixel_statistics, pretrained_pixel_stats
 from .proposals import make_proposals
 from .pseudo_labels import load_label_generator, make_pseudo_labels
 from .published_weights import convert_checkpoint
@@ -20,10 +21,12 @@ from .trainer import Trainer, dataset_classes
 
 __all__ = [
     "MeanDisplacement",
+    "PixelStatistics",
     "Trainer",
     "WSISCheckpointer",
     "build_lr_scheduler",
     "build_optimizer",
+    "check_pixel_statistics",
     "convert_checkpoint",
     "dataset_classes",
     "evaluate",
@@ -43,6 +46,7 @@ __all__ = [
     "make_report",
     "make_seeds",
     "one_cycle",
+    "pretrained_pixel_stats",
     "run_benchmarks",
     "run_in_fresh_process",
     "run_recipe",

@@ -113,12 +113,20 @@ def convert_checkpoint_of_others(checkpoint: dict, model: nn.Module, source: str
     """
     weights = checkpoint["model"]
     own = model.state_dict()
-    if any(k in own and tuple(own[k].shape) == tuple(w.shape) for k, w in weights.items()):
+    # Not by the heads: timm's classifiers and ours are both called "classifier".
+    prefix = "backbone." if any(k.startswith("backbone.") for k in own) else ""
+    if any(k.startswith(prefix) and _fits(w, own.get(k)) for k, w in weights.items()):
         return
     place, network = find_timm_network(model)
     if network is None:
         if not checkpoint.get("matching_heuristics"):  # with them it has Detectron2's names
-            checkpoint["model"] = _rename(_unwrap(weights), _RESNET_TO_DETECTRON2)
+            renamed = _rename(_unwrap(weights), _RESNET_TO_DETECTRON2)
+            # FrozenBN, the usual norm there, has no counters: they would all be reported.
+            checkpoint["model"] = {
+                k: w
+                for k, w in renamed.items()
+                if not k.endswith(_COUNTER) or any(name.endswith(k) for name in own)
+            }
             checkpoint["matching_heuristics"] = True
         return
     if checkpoint.get("__author__") == "Caffe2":
@@ -129,7 +137,7 @@ def convert_checkpoint_of_others(checkpoint: dict, model: nn.Module, source: str
         )
     converted = convert_to_timm(weights, network)
     names = network.state_dict()
-    fitting = {k: w for k, w in converted.items() if k in names and w.shape == names[k].shape}
+    fitting = {k: w for k, w in converted.items() if _fits(w, names.get(k))}
     unfit = [
         f"{k} {tuple(w.shape)} instead of {tuple(names[k].shape)}"
         for k, w in converted.items()
@@ -167,7 +175,7 @@ def convert_to_timm(
         tensors = {_efficientnet_name(k, tensors, blocks): w for k, w in tensors.items()}
     elif "stem.conv1.weight" in tensors and "conv1.weight" in names:
         tensors = _rename(tensors, _DETECTRON2_TO_RESNET)
-    if all(k in tensors and tensors[k].shape == w.shape for k, w in names.items()):
+    if all(k in tensors and _fits(tensors[k], w) for k, w in names.items()):
         return tensors
     # timm keeps beside each of its models what converts its original weights.
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
@@ -211,6 +219,10 @@ def report_loaded(source: str, model: nn.Module, missing: Iterable[str]) -> None
         logger.warning(f"{text}; as built: {_listed(absent)}")
     else:
         logger.info(text)
+
+
+def _fits(weight: Tensor | np.ndarray, own: Tensor | None) -> bool:
+    return own is not None and tuple(weight.shape) == tuple(own.shape)
 
 
 def _listed(names: list[str], limit: int = 12) -> str:

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from ..errors import UserError
 from ..files import write_json
 from .checkpoint import WSISCheckpointer
+from .pretrained_weights import check_pixel_statistics
 from .trainer import Trainer, class_names, dataset_dicts, require_dataset
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ def train(cfg: CfgNode, resume: bool = False) -> dict:
         Metrics on ``DATASETS.TEST`` at the end, {} where it is empty; on the main process.
     """
     _check_datasets(cfg)
+    check_pixel_statistics(cfg)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
     trainer.train()
