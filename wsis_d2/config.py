@@ -285,9 +285,8 @@ def _add_cam_config(cfg: CN) -> None:
     cfg.CAM.SCALES = (1.0, 0.5, 1.5, 2.0)
     # Also of the mirrored image.
     cfg.CAM.FLIP = True
-    # Stride of the stored maps. Seeds are made of them too, interpolated to the image's size.
-    # IRNet's released code sums the maps a second time at full size for that: 12 GB on VOC in place
-    # of 0.3.
+    # Stride of the stored maps. Seeds are made of them too, interpolated to the image's size; the
+    # released code of IRNet sums the maps a second time at full size for that (12 GB on VOC).
     cfg.CAM.STRIDE = 4
     # Background score in the evaluation of the CAMs (IRNet's code: 0.15).
     cfg.CAM.EVAL_THRESHOLD = 0.15
