@@ -35,7 +35,7 @@ def datasets_root(tmp_path_factory) -> Path:
 def run_tool(datasets_root):
     """Run ``python tools/<name>`` in a subprocess; returns the completed process."""
 
-    def run(name: str, *args: object, env: dict | None = None, timeout: float = 300):
+    def run(name: str, *args: object, env: dict | None = None, timeout: float = 600):
         command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / name), *map(str, args)]
         environment = {
             **os.environ,

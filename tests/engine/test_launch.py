@@ -100,7 +100,7 @@ def test_long_work_on_the_main_process_outlives_the_timeout(tmp_path):
     assert (tmp_path / "rank1").read_text() == "{}"
 
 
-def _torchrun(folder, body, timeout=600):
+def _torchrun(folder, body):
     """Run ``main`` with this body in two processes, which write what is left when they leave."""
     script = folder / "script.py"
     script.write_text(
@@ -118,7 +118,7 @@ def _torchrun(folder, body, timeout=600):
         "left = [path.name for path in folder.glob('done*')]\n"
         "(folder / f'left{rank}').write_text(f'{sorted(left)} {threads()} threads')\n"
     )
-    return subprocess.run([*TORCHRUN, str(script)], timeout=timeout, capture_output=True, text=True)
+    return subprocess.run([*TORCHRUN, str(script)], timeout=600, capture_output=True, text=True)
 
 
 def test_torchrun(tmp_path):
@@ -152,7 +152,7 @@ def test_an_error_in_one_of_torchruns_processes_does_not_wait_for_the_others(tmp
         "        raise ValueError('no such picture')\n"
     )
     # The other process waits for this one at its end.
-    completed = _torchrun(tmp_path, body, timeout=300)
+    completed = _torchrun(tmp_path, body)
     assert completed.returncode != 0
     assert "no such picture" in completed.stderr
     assert not list(tmp_path.glob("left*"))

@@ -673,7 +673,7 @@ def test_a_stages_own_process_says_it_once_and_other_images_are_done(folder, run
     folder.truncate("b.jpg")
     path = folder.root / "proposals"
     arguments = (*folder.run_recipe(str(recipe)), "PROPOSALS.PATH", path)
-    completed = run_tool("run_pipeline.py", *arguments, timeout=60)
+    completed = run_tool("run_pipeline.py", *arguments)
     assert_one_sentence(completed.returncode, completed.stderr, "1 of 4 images", "images/b.jpg")
     assert "Traceback" not in completed.stdout
     assert len(list(path.glob("*.json.gz"))) == 3
@@ -683,5 +683,5 @@ def test_a_stages_own_process_says_it_once_and_other_images_are_done(folder, run
 def test_one_of_two_processes_says_it_and_the_job_ends(folder, run_tool):
     folder.truncate("b.jpg")
     arguments = ("--num-gpus", 2, "--dist-url", "auto", *folder.train())
-    completed = run_tool("train_net.py", *arguments, timeout=90)
+    completed = run_tool("train_net.py", *arguments)
     assert_one_sentence(completed.returncode, completed.stderr, "images/b.jpg", "cannot be read")

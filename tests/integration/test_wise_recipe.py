@@ -120,7 +120,7 @@ def test_stock_trainer_trains_on_the_labels(wise_output, datasets_root, tmp_path
         [*command, str(images), str(output)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert completed.returncode == 0, completed.stderr[-3000:]
@@ -200,7 +200,7 @@ def test_train_net_under_torchrun(datasets_root, tmp_path):
         env={**os.environ, "DETECTRON2_DATASETS": str(datasets_root), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert completed.returncode == 0, completed.stderr[-3000:]
     assert "World size: 2" in (tmp_path / "log.txt").read_text()
