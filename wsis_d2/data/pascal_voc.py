@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from wsis_d2.errors import UserError
 from wsis_d2.files import write_json
+from wsis_d2.images import unreadable_image
 
 from .catalog import register_coco_json, replace_dataset, require_file, require_folder
-from .image_files import check_images_exist, read_image_sizes, unreadable_image
+from .image_files import check_images_exist, read_image_sizes
 from .image_labels import labels_and_counts
 from .sem_seg import register_sem_seg
 
