@@ -19,7 +19,12 @@ from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
 
 from .. import __version__
-from ..data import ImageLabelMapper, check_image_level_dataset, ground_truth_json
+from ..data import (
+    ImageLabelMapper,
+    check_image_level_dataset,
+    evaluation_dataset,
+    ground_truth_json,
+)
 from ..errors import UserError
 from ..evaluation import (
     PseudoLabelWriter,
@@ -123,7 +128,8 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
         iou_thresholds=settings.IOU_THRESHOLDS,
         area_bounds=settings.AREA_BOUNDS,
     )
-    logger.info(f"Pseudo labels of '{name}' against its true masks (%):\n{table}")
+    truth = evaluation_dataset(name)
+    logger.info(f"Pseudo labels of '{name}' against the true masks of '{truth}' (%):\n{table}")
     ids = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
     names = {dataset_id: classes[i] for dataset_id, i in ids.items()}
     return {"pseudo_labels": flatten_instance_metrics(instance_metrics, names), **metrics}
