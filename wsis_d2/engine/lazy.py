@@ -33,6 +33,7 @@ from ..errors import UserError
 from ..files import check_writable_folder, write_json
 from .checkpoint import WSISCheckpointer
 from .hooks import MeanDisplacement
+from .trainer import resume_data
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +137,8 @@ def train_lazy(cfg: DictConfig, resume: bool = False) -> dict:
 
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start_iter = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    if 0 < start_iter < cfg.train.max_iter:
+        resume_data(trainer, start_iter, cfg.train.get("seed", -1))
     trainer.train(start_iter, cfg.train.max_iter)
     return results
 
