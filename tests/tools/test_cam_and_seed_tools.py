@@ -139,7 +139,7 @@ def test_the_cams_and_seeds_of_a_replaced_image_are_made_again(
         os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))  # as copying tools do
         touched.touch()
         (cams / f"{touched.stem}.npz").write_bytes(marked[f"{touched.stem}.npz"])
-        assert make_cams(cams)[0] in (0, 2)
+        assert make_cams(cams)[0] == 2, "the evaluation finds the damage"
         found = _contents(cams, ".npz")
         changed = {name for name in found if found[name] != cam_files[name]}
         assert changed == {f"{image.stem}.npz", *marked}
@@ -153,7 +153,7 @@ def test_the_cams_and_seeds_of_a_replaced_image_are_made_again(
         (cams / f"{image.stem}.npz").write_bytes(cam_files[f"{image.stem}.npz"])
         (seeds / f"{image.stem}.png").write_bytes(b"stale")
         (seeds / f"{touched.stem}.png").write_bytes(b"not made again")
-        assert make_seeds(cams, seeds, *options)[0] in (0, 2)
+        assert make_seeds(cams, seeds, *options)[0] == 2, "the evaluation finds the damage"
         assert (seeds / f"{image.stem}.png").read_bytes() != b"stale"
         assert (seeds / f"{touched.stem}.png").read_bytes() == b"not made again"
     finally:

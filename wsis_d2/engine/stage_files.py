@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -89,8 +90,10 @@ def digest_path(path: str) -> str:
         subfolders.sort()
         for name in sorted(names):
             file = os.path.join(folder, name)
-            status = os.stat(file)
-            entry = (os.path.relpath(file, path), status.st_size, status.st_mtime_ns)
+            entry = [os.path.relpath(file, path)]
+            with suppress(OSError):  # a link to nothing
+                status = os.stat(file)
+                entry += [status.st_size, status.st_mtime_ns]
             digest.update(f"{entry}\n".encode())
     return digest.hexdigest()
 
