@@ -53,6 +53,15 @@ def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -
     write_text(path, json.dumps(to_json_value(value), indent=indent, allow_nan=False) + "\n")
 
 
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file that this package wrote; {} where it is missing or damaged."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return {}
+
+
 def to_json_value(value: Any) -> Any:
     """A copy that is valid JSON: None for nan and infinity, text for keys, lists for tuples."""
     if isinstance(value, Mapping):

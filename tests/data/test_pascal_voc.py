@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from pycocotools.coco import COCO
 
 from wsis_d2.data import (
     convert_voc_instances_to_coco,
+    evaluation_dataset,
     ground_truth_json,
     load_voc_image_labels,
     register_builtin_datasets,
     register_pascal_voc,
+    semantic_truth,
     voc_image_id,
 )
 from wsis_d2.errors import UserError
@@ -214,6 +217,48 @@ def test_splits_without_masks_have_no_ground_truth(devkit, catalog):
     assert ground_truth_json("hand") == ""
     assert "hand_instances" not in DatasetCatalog
     assert len(DatasetCatalog.get("hand")) == 2
+
+
+def test_a_split_without_masks_is_evaluated_on_one_that_has_them(devkit, catalog):
+    register_pascal_voc("evaluable", str(devkit), "Segmentation/train", CLASSES)
+    register_pascal_voc("all", str(devkit), "Main/train", CLASSES, evaluation_dataset="evaluable")
+    assert evaluation_dataset("evaluable") == "evaluable"
+    assert evaluation_dataset("all") == "evaluable"
+    assert ground_truth_json("all") == ground_truth_json("evaluable") != ""
+    # Both images have a label map, but only the first one is in the split that is evaluated.
+    first, second = DatasetCatalog.get("all")
+    truth_of = semantic_truth("all")
+    assert np.array_equal(truth_of(first), CLASS_MAP)
+    assert truth_of(second) is None
+
+    # Image-level labels alone are enough to train on, as before.
+    (devkit / "ImageSets/Segmentation/train.txt").unlink()
+    assert ground_truth_json("all") == ""
+    assert semantic_truth("all")(second) is not None
+    shutil.rmtree(devkit / "SegmentationClass")
+    assert semantic_truth("all") is None
+
+
+def test_train_aug_is_evaluated_on_train(devkit):
+    try:
+        register_builtin_datasets(str(devkit.parent))
+        assert evaluation_dataset("voc_2012_train_aug") == "voc_2012_seg_train"
+    finally:
+        register_builtin_datasets()
+
+
+def test_a_read_only_devkit_keeps_its_conversion_in_the_cache(
+    devkit, catalog, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    # Root may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith(str(devkit)))
+    register_pascal_voc("hand", str(devkit), "Segmentation/train", CLASSES)
+    path = ground_truth_json("hand")
+    assert path.startswith(str(tmp_path / "cache"))
+    assert path == MetadataCatalog.get("hand_instances").json_file
+    assert len(DatasetCatalog.get("hand_instances")) == 1
+    assert not (devkit / "coco_annotations").exists()
 
 
 def test_folder_that_cannot_be_written(devkit, catalog):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -112,6 +113,29 @@ def test_gradient_is_that_of_the_mean_of_the_peaks():
 
     peaks = find_peaks(maps)
     assert (gradient != 0).sum() == len(peaks)
+
+
+@pytest.mark.parametrize("threshold", ["median", "mean", "max", None, 0.0])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where", [(0, 1, 3, 2), (0, 1)])  # a pixel, a whole map
+def test_maps_that_are_not_finite_give_a_loss_that_is_not(threshold, value, where):
+    maps = torch.randn(2, 2, 6, 5, generator=torch.Generator().manual_seed(0))
+    expected = peak_stimulation(maps, 3, threshold)[0]
+    maps[where] = value
+    scores = peak_stimulation(maps, 3, threshold)[0]
+    assert str(scores[0, 1].item()) == str(value)
+    expected[0, 1] = value
+    torch.testing.assert_close(scores, expected, equal_nan=True)
+    for labels in (torch.zeros(2, 2), torch.ones(2, 2)):
+        assert not F.multilabel_soft_margin_loss(scores, labels).isfinite()
+
+
+def test_a_pixel_of_minus_infinity_is_no_peak():
+    maps = torch.randn(1, 1, 6, 5, generator=torch.Generator().manual_seed(0))
+    low, lowest = maps.clone(), maps.clone()
+    low[0, 0, 3, 2], lowest[0, 0, 3, 2] = -1e9, -np.inf
+    for found, expected in zip(peak_stimulation(lowest), peak_stimulation(low)):
+        assert torch.equal(found, expected)
 
 
 def test_numpy_maps_are_taken():

@@ -1,6 +1,7 @@
 """tools/make_cams.py and tools/make_seeds.py on the tiny Shapes, with an untrained classifier."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
+from PIL import Image
 
 from wsis_d2.data import SHAPES_CLASSES, read_label_map, register_builtin_datasets, semantic_truth
 from wsis_d2.engine import WSISCheckpointer, load_config
@@ -119,6 +121,53 @@ def test_cams_of_other_settings_are_replaced(cams, make_cams):
     replaced = _contents(cams, ".npz")
     assert replaced.keys() == files.keys()
     assert not any(replaced[name] == files[name] for name in files)
+
+
+def test_the_cams_and_seeds_of_a_replaced_image_are_made_again(
+    cams, make_cams, make_seeds, dataset, tmp_path
+):
+    options = ("DENSE_CRF.ENABLED", False)
+    seeds = tmp_path / "seeds"
+    assert make_seeds(cams, seeds, *options)[0] == 0
+    cam_files, seed_files = _contents(cams, ".npz"), _contents(seeds, ".png")
+    image, touched = Path(dataset[3]["file_name"]), Path(dataset[5]["file_name"])
+    pixels = image.read_bytes()
+    status = os.stat(image)
+    marked = {f"{touched.stem}.npz": b"not made again"}
+    try:
+        Image.open(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(image)
+        os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))  # as copying tools do
+        touched.touch()
+        (cams / f"{touched.stem}.npz").write_bytes(marked[f"{touched.stem}.npz"])
+        assert make_cams(cams)[0] == 2, "the evaluation finds the damage"
+        found = _contents(cams, ".npz")
+        changed = {name for name in found if found[name] != cam_files[name]}
+        assert changed == {f"{image.stem}.npz", *marked}
+        assert found[f"{touched.stem}.npz"] == marked[f"{touched.stem}.npz"]
+
+        (cams / f"{touched.stem}.npz").write_bytes(cam_files[f"{touched.stem}.npz"])
+        assert make_seeds(cams, seeds, *options)[0] == 0
+        found = _contents(seeds, ".png")
+        assert {name for name in found if found[name] != seed_files[name]} <= {f"{image.stem}.png"}
+        # CAMs that were made again, with other bytes and the same settings, have other seeds.
+        (cams / f"{image.stem}.npz").write_bytes(cam_files[f"{image.stem}.npz"])
+        (seeds / f"{image.stem}.png").write_bytes(b"stale")
+        (seeds / f"{touched.stem}.png").write_bytes(b"not made again")
+        assert make_seeds(cams, seeds, *options)[0] == 2, "the evaluation finds the damage"
+        assert (seeds / f"{image.stem}.png").read_bytes() != b"stale"
+        assert (seeds / f"{touched.stem}.png").read_bytes() == b"not made again"
+    finally:
+        image.write_bytes(pixels)
+
+
+def test_cams_of_another_version_are_replaced(cams, make_cams):
+    settings = json.loads((cams / "settings.json").read_text())
+    (cams / "settings.json").write_text(json.dumps({**settings, "version": "wsis_d2 0.0"}))
+    files = _contents(cams, ".npz")
+    marked = sorted(files)[0]
+    (cams / marked).write_bytes(b"of the other version")
+    assert make_cams(cams)[0] == 0
+    assert _contents(cams, ".npz") == files
 
 
 def test_files_that_are_not_ours_are_left_alone(make_cams, tmp_path):

@@ -10,7 +10,12 @@ from .augmentation import (
     build_image_level_augmentation,
 )
 from .builtin import register_builtin_datasets
-from .catalog import ground_truth_json, register_coco_json, replace_dataset
+from .catalog import (
+    evaluation_dataset,
+    ground_truth_json,
+    register_coco_json,
+    replace_dataset,
+)
 from .dataset_dicts import get_image_label_dicts, get_pseudo_label_dicts, get_seed_dicts
 from .dataset_mapper import ImageLabelMapper, InstanceMapper
 from .image_labels import (
@@ -61,6 +66,7 @@ __all__ = [
     "get_image_label_dicts",
     "get_pseudo_label_dicts",
     "get_seed_dicts",
+    "evaluation_dataset",
     "ground_truth_json",
     "load_class_folders",
     "load_coco_image_labels",

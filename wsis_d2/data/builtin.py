@@ -24,6 +24,8 @@ _VOC_SPLITS = {
     "voc_2012_main_trainval": "Main/trainval",
     "voc_2012_train_aug": "Segmentation/train_aug",
 }
+# Splits without true masks, and the one of their images that has them.
+_EVALUATED_ON = {"voc_2012_train_aug": "voc_2012_seg_train"}
 
 
 def register_builtin_datasets(root: str | None = None, keep_difficult: bool = True) -> None:
@@ -39,7 +41,9 @@ def register_builtin_datasets(root: str | None = None, keep_difficult: bool = Tr
         root = os.getenv("DETECTRON2_DATASETS", "datasets")
     for name, split in _VOC_SPLITS.items():
         folder = os.path.join(root, "VOC2012")
-        register_pascal_voc(name, folder, split, CLASS_NAMES, keep_difficult)
+        register_pascal_voc(
+            name, folder, split, CLASS_NAMES, keep_difficult, _EVALUATED_ON.get(name, "")
+        )
     for split in ("train", "val"):
         register_pascal_voc(
             f"shapes_{split}", os.path.join(root, "shapes"), f"Segmentation/{split}", SHAPES_CLASSES

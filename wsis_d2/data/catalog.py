@@ -14,7 +14,7 @@ from .image_files import check_images_exist
 #: What pseudo labels have beside COCO's own keys.
 EXTRA_KEYS = ("score",)
 
-__all__ = ["ground_truth_json", "register_coco_json", "replace_dataset"]
+__all__ = ["evaluation_dataset", "ground_truth_json", "register_coco_json", "replace_dataset"]
 
 # Datasets whose ground-truth JSON is converted when it is first asked for.
 _GROUND_TRUTH_MAKERS: dict[str, Callable[[], str]] = {}
@@ -106,8 +106,23 @@ def register_coco_json(
     )
 
 
+def evaluation_dataset(dataset_name: str) -> str:
+    """The dataset whose ground truth a dataset has.
+
+    Args:
+        dataset_name: a registered dataset.
+
+    Returns:
+        The key ``evaluation_dataset`` of its metadata, a dataset of those of its images that have
+        true masks; its own name where it has no such key.
+    """
+    return MetadataCatalog.get(dataset_name).get("evaluation_dataset") or dataset_name
+
+
 def ground_truth_json(dataset_name: str) -> str:
     """The COCO JSON that holds a dataset's true instances, for evaluation.
+
+    It may list a part of the dataset's images alone, see :func:`evaluation_dataset`.
 
     Args:
         dataset_name: a registered dataset: image-level (key ``gt_json`` of its metadata) or stock

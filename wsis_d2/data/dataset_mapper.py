@@ -1,5 +1,6 @@
 """From a dataset dict to the input of a model that may see image-level labels alone."""
 
+import copy
 import logging
 from collections.abc import Sequence
 
@@ -13,9 +14,9 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_utils
 
 from wsis_d2.errors import UserError
+from wsis_d2.images import read_image, unreadable_image
 
 from .augmentation import build_image_level_augmentation
-from .image_files import IMAGE_ERRORS, unreadable_image
 from .image_labels import make_image_level
 
 __all__ = ["ImageLabelMapper", "InstanceMapper"]
@@ -44,7 +45,7 @@ class ImageLabelMapper:
         Args:
             is_train: training or inference.
             augmentations: applied in this order.
-            image_format: channel order, as in :func:`detectron2.data.detection_utils.read_image`.
+            image_format: channel order, as in :func:`wsis_d2.images.read_image`.
             max_count: pass on the lower counts of the labels too, see :func:`make_image_level`;
                 None: no counts.
         """
@@ -103,8 +104,8 @@ class ImageLabelMapper:
     def _read_image(self, model_input: dict) -> np.ndarray:
         """The ``(H, W, C)`` image; fills in ``height`` and ``width`` where they are missing."""
         file_name = model_input["file_name"]
+        image = read_image(file_name, self.image_format)
         try:
-            image = utils.read_image(file_name, format=self.image_format)
             utils.check_image_size(model_input, image)
         except utils.SizeMismatchError as error:
             expected = (model_input.get("height"), model_input.get("width"))
@@ -112,13 +113,11 @@ class ImageLabelMapper:
                 f"image '{file_name}' has the size {image.shape[:2]} (height, width), but its "
                 f"dataset says {expected}: correct the annotation or the file"
             ) from error
-        except (*IMAGE_ERRORS, ValueError) as error:
-            raise unreadable_image(file_name, error) from error
         return image
 
 
 class InstanceMapper(DatasetMapper):
-    """Detectron2's mapper of images with masks, whose errors name the image.
+    """Detectron2's mapper of images with masks, with our reader, whose errors name the image.
 
     Where an object has ``candidates`` instead of one certain mask, one of them is drawn each time
     the image is loaded; see :func:`draw_candidate`.
@@ -130,13 +129,31 @@ class InstanceMapper(DatasetMapper):
         Raises:
             UserError: the image is absent, unreadable or of another size than the dataset says.
         """
-        if self.is_train and "annotations" in dataset_dict:
-            annotations = [draw_candidate(a) for a in dataset_dict["annotations"]]
-            dataset_dict = {**dataset_dict, "annotations": annotations}
+        model_input = copy.deepcopy(dataset_dict)
+        annotations = model_input.pop("annotations", None)
+        label_file = model_input.pop("sem_seg_file_name", None)
+        image = read_image(model_input["file_name"], self.image_format)
         try:
-            return super().__call__(dataset_dict)
-        except (*IMAGE_ERRORS, utils.SizeMismatchError) as error:
-            raise unreadable_image(dataset_dict["file_name"], error) from error
+            utils.check_image_size(model_input, image)
+        except utils.SizeMismatchError as error:
+            raise unreadable_image(model_input["file_name"], error) from error
+        label_map = utils.read_image(label_file, "L")[:, :, 0] if label_file else None
+
+        augmentation_input = T.AugInput(image, sem_seg=label_map)
+        transforms = self.augmentations(augmentation_input)
+        image, label_map = augmentation_input.image, augmentation_input.sem_seg
+        model_input["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if label_map is not None:
+            model_input["sem_seg"] = torch.as_tensor(label_map.astype(np.int64))
+        size = image.shape[:2]
+        if self.proposal_topk is not None:
+            utils.transform_proposals(
+                model_input, size, transforms, proposal_topk=self.proposal_topk
+            )
+        if self.is_train and annotations is not None:
+            model_input["annotations"] = [draw_candidate(a) for a in annotations]
+            self._transform_annotations(model_input, transforms, size)
+        return model_input
 
 
 def draw_candidate(annotation: dict) -> dict:

@@ -8,13 +8,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from wsis_d2.errors import UserError
+from wsis_d2.images import IMAGE_ERRORS, unreadable_image
 
 __all__ = ["IMAGE_EXTENSIONS", "check_images_exist", "read_image_sizes"]
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-
-# What Pillow raises for files that it cannot read.
-IMAGE_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
 
 _EXIF_ORIENTATION = 274
 _EXIF_TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
@@ -73,15 +71,3 @@ def _read_image_size(path: str) -> tuple[int, int]:
     except (*IMAGE_ERRORS, ValueError) as error:
         raise unreadable_image(path, error) from error
     return (width, height) if orientation in _EXIF_TRANSPOSED else (height, width)
-
-
-def unreadable_image(path: str, error: Exception) -> UserError:
-    """The error for an image that is absent or broken; ``error`` is what the reader said."""
-    if isinstance(error, FileNotFoundError):
-        return UserError(
-            f"image '{path}' is absent: add the image or remove it from the dataset's list"
-        )
-    return UserError(
-        f"image '{path}' cannot be read ({error}): replace the file or remove it from the "
-        "dataset's list"
-    )

@@ -2,8 +2,9 @@
 
 import contextlib
 import io
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,9 @@ def write_label_map(path: str | os.PathLike, label_map: np.ndarray) -> None:
 def semantic_truth(dataset_name: str) -> Callable[[Mapping[str, Any]], np.ndarray | None] | None:
     """True label maps of a dataset, for evaluation alone.
 
-    A VOC devkit has them in ``SegmentationClass``, with 255 along contours. Elsewhere the instances
+    A VOC devkit has them in ``SegmentationClass``, with 255 along contours; a split that is
+    evaluated on another one's images (:func:`wsis_d2.data.evaluation_dataset`) has those of that
+    one. Elsewhere the instances
     of the ground-truth JSON are painted, larger ones first so that small ones stay visible; crowd
     regions are 255 where no instance covers them.
 
@@ -106,7 +109,13 @@ def semantic_truth(dataset_name: str) -> Callable[[Mapping[str, Any]], np.ndarra
     devkit_root = metadata.get("devkit_root")
     if devkit_root:
         folder = os.path.join(devkit_root, "SegmentationClass")
-        return _DevkitTruth(folder) if os.path.isdir(folder) else None
+        if not os.path.isdir(folder):
+            return None
+        if not (gt_json and metadata.get("evaluation_dataset")):
+            return _DevkitTruth(folder)
+        with open(gt_json, encoding="utf-8") as file:
+            image_ids = {image["id"] for image in json.load(file)["images"]}
+        return _DevkitTruth(folder, image_ids)
     if not gt_json:
         return None
     try:
@@ -119,12 +128,15 @@ def semantic_truth(dataset_name: str) -> Callable[[Mapping[str, Any]], np.ndarra
 
 
 class _DevkitTruth:
-    """Label maps of a VOC devkit; splits such as train_aug have them for some images alone."""
+    """Label maps of a VOC devkit, of all images that have one or of those of these ids alone."""
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, image_ids: Set[int] | None = None):
         self.folder = folder
+        self.image_ids = image_ids
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> np.ndarray | None:
+        if self.image_ids is not None and dataset_dict["image_id"] not in self.image_ids:
+            return None
         stem = os.path.splitext(os.path.basename(dataset_dict["file_name"]))[0]
         path = os.path.join(self.folder, f"{stem}.png")
         return read_label_map(path) if os.path.exists(path) else None

@@ -16,14 +16,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import pycocotools.mask as mask_util
+from detectron2.data import MetadataCatalog
+from iopath.common.file_io import get_cache_dir
 from PIL import Image
 from tqdm import tqdm
 
 from wsis_d2.errors import UserError
 from wsis_d2.files import write_json
+from wsis_d2.images import unreadable_image
 
-from .catalog import register_coco_json, replace_dataset, require_file, require_folder
-from .image_files import check_images_exist, read_image_sizes, unreadable_image
+from .catalog import (
+    ground_truth_json,
+    register_coco_json,
+    replace_dataset,
+    require_file,
+    require_folder,
+)
+from .image_files import check_images_exist, read_image_sizes
 from .image_labels import labels_and_counts
 from .sem_seg import register_sem_seg
 
@@ -231,6 +240,7 @@ def register_pascal_voc(
     split: str,
     class_names: Sequence[str],
     keep_difficult: bool = True,
+    evaluation_dataset: str = "",
 ) -> None:
     """Register a split of a devkit; nothing is read from disk before it is used.
 
@@ -239,7 +249,8 @@ def register_pascal_voc(
     ``<name>_sem_seg``. The COCO JSON of the former is converted once to
     ``<devkit>/coco_annotations/instances_<split>.json``, when
     :func:`wsis_d2.data.ground_truth_json` or the loader first asks for it, and again when the
-    split's list is newer.
+    split's list is newer. Where the devkit is read-only it lies in Detectron2's cache folder
+    (``$FVCORE_CACHE``, by default ``~/.torch/iopath_cache``).
 
     Args:
         name: name of the dataset.
@@ -247,6 +258,10 @@ def register_pascal_voc(
         split: path in ``ImageSets`` without ``.txt``; a bare name is one of ``Segmentation``.
         class_names: class names in the order of their contiguous ids.
         keep_difficult: see :func:`load_voc_image_labels`.
+        evaluation_dataset: for a split without true instances, a registered one of the same devkit
+            that has them and whose images are among these; what is made for ``name`` is evaluated
+            on these images. A devkit without its list or its masks has no ground truth for
+            ``name``, which is no error.
     """
     split = split if "/" in split else f"Segmentation/{split}"
     class_names = list(class_names)
@@ -263,11 +278,18 @@ def register_pascal_voc(
             convert_voc_instances_to_coco(devkit_root, split, class_names, gt_json)
         return gt_json
 
+    def find_gt_json() -> str:
+        evaluated_split = MetadataCatalog.get(evaluation_dataset).split
+        needed = (_split_file(devkit_root, evaluated_split), *_mask_folders(devkit_root))
+        return ground_truth_json(evaluation_dataset) if all(map(os.path.exists, needed)) else ""
+
+    make_ground_truth = make_gt_json if has_instances else None
     replace_dataset(
         name,
         lambda: load_voc_image_labels(devkit_root, split, class_names, keep_difficult),
-        make_gt_json if has_instances else None,
+        find_gt_json if evaluation_dataset else make_ground_truth,
         **classes,
+        evaluation_dataset=evaluation_dataset,
         image_root=image_root,
         gt_json=gt_json,
         supervision="image_labels",
@@ -284,9 +306,19 @@ def register_pascal_voc(
         )
 
 
+def _mask_folders(devkit_root: str) -> list[str]:
+    return [os.path.join(devkit_root, f"Segmentation{kind}") for kind in ("Class", "Object")]
+
+
 def _instances_json(devkit_root: str, split: str) -> str:
-    name = f"instances_{os.path.basename(split)}.json"
-    return os.path.join(devkit_root, "coco_annotations", name)
+    folder = os.path.join(devkit_root, "coco_annotations")
+    path = os.path.join(folder, f"instances_{os.path.basename(split)}.json")
+    parent = folder if os.path.isdir(folder) else devkit_root
+    if os.path.isfile(path) or not os.path.isdir(parent) or os.access(parent, os.W_OK):
+        return path
+    digest = hashlib.sha256(os.path.abspath(devkit_root).encode()).hexdigest()[:16]
+    folder = os.path.join(get_cache_dir(), "wsis_d2", "coco_annotations", digest)
+    return os.path.join(folder, os.path.basename(path))
 
 
 def _is_stale(path: str, source: str) -> bool:

@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from wsis_d2.errors import UserError
 from wsis_d2.files import label_file
+from wsis_d2.images import read_image, unreadable_image
 
 from .augmentation import ColorPadTransform
 from .catalog import did_you_mean, replace_dataset
-from .image_files import IMAGE_ERRORS, unreadable_image
 from .label_maps import UNKNOWN, read_label_map, semantic_truth, write_label_map
 
 __all__ = [
@@ -199,7 +199,7 @@ class SemSegMapper:
         Args:
             is_train: training or inference; label maps are read in training alone.
             augmentations: applied in this order, to the image and its label map.
-            image_format: channel order, as in :func:`detectron2.data.detection_utils.read_image`.
+            image_format: channel order, as in :func:`wsis_d2.images.read_image`.
             num_classes: with the background: labels are below, or 255.
         """
         self.is_train = is_train
@@ -253,10 +253,10 @@ class SemSegMapper:
             for key in ("file_name", "image_id", "height", "width")
             if key in dataset_dict
         }
+        image = read_image(file_name, self.image_format)
         try:
-            image = utils.read_image(file_name, format=self.image_format)
             utils.check_image_size(model_input, image)
-        except (*IMAGE_ERRORS, ValueError, utils.SizeMismatchError) as error:
+        except utils.SizeMismatchError as error:
             raise unreadable_image(file_name, error) from error
         label_map = self._read_label_map(dataset_dict, image) if self.is_train else None
 

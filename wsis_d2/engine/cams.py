@@ -34,7 +34,8 @@ def make_cams(cfg: CfgNode, resume: bool = False) -> dict:
     """Write the CAMs of the dataset to label to the folder ``CAM.PATH``.
 
     Every process of the job calls this. Images that have their file already are skipped, where
-    weights, settings and dataset are still the same; files of others are replaced.
+    weights, settings and dataset are still the same; files of others are replaced. Where single
+    images have other bytes than before, theirs alone are.
 
     Args:
         cfg: ``MODEL.WEIGHTS`` is the trained :class:`~wsis_d2.modeling.CAMClassifier`.
@@ -56,7 +57,8 @@ def make_cams(cfg: CfgNode, resume: bool = False) -> dict:
     model = load_multi_scale_cam(cfg, classes)
     folder = LabelFolder(cfg.CAM.PATH, ".npz", name, "CAM.PATH")
     if comm.is_main_process():
-        folder.open(_settings(cfg, name, dataset), resume)
+        sources = {folder.path(d): [d["file_name"]] for d in dataset}
+        folder.open(_settings(cfg, name, dataset), sources, resume)
     comm.synchronize()
     todo = folder.missing(dataset)
     comm.synchronize()  # all have looked

@@ -1,24 +1,35 @@
-"""Folders of one file per image: CAMs, seeds. They know how they were made."""
+"""Folders of one file per image: CAMs, seeds. They know how and from what they were made."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
 
+from .. import __version__
 from ..errors import UserError
-from ..files import check_writable_folder, label_file, to_json_value, write_json
+from ..files import check_writable_folder, label_file, read_json, to_json_value, write_json
+from .checkpoint import file_sha256
+
+logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "settings.json"
+#: What each file was made from: [size, time of change, SHA-256] of the image and what else.
+SOURCES_FILE = "sources.json"
 
 
 class LabelFolder:
     """One file per image of a dataset, all made with the settings in the folder's settings.json.
+
+    The folder's sources.json says what each one was made from: where an image was replaced, its
+    file alone is made again.
 
     Args:
         folder: Path of the folder.
@@ -53,19 +64,31 @@ class LabelFolder:
                 )
         return [d for d in dataset if not os.path.isfile(self.path(d))]
 
-    def open(self, settings: Mapping[str, Any], resume: bool = False) -> None:
+    def open(
+        self,
+        settings: Mapping[str, Any],
+        sources: Mapping[str, Sequence[str]],
+        resume: bool = False,
+    ) -> None:
         """Prepare the folder for files of these settings; those of other settings are removed.
 
+        So are the files whose sources have other bytes than those that they were made from.
+
         Args:
-            settings: What decides how the files come out.
+            settings: What decides how the files come out; the package's version is added.
+            sources: The files that each file is made from, by its path.
             resume: Refuse to remove files of other settings.
 
         Raises:
             UserError: The folder cannot be written, holds files that are not ours or, with
                 ``resume``, files of other settings.
         """
-        settings = to_json_value(settings)
+        settings = to_json_value({**settings, "version": f"wsis_d2 {__version__}"})
         check_writable_folder(self.folder)
+        self._open_settings(settings, resume)
+        self._remove_stale(sources)
+
+    def _open_settings(self, settings: dict[str, Any], resume: bool) -> None:
         path = os.path.join(self.folder, SETTINGS_FILE)
         found = self.settings()
         if found == settings:
@@ -85,6 +108,29 @@ class LabelFolder:
             file.unlink()
         write_json(path, settings, indent=2)
 
+    def _remove_stale(self, sources: Mapping[str, Sequence[str]]) -> None:
+        path = os.path.join(self.folder, SOURCES_FILE)
+        known = read_json(path)
+        names = {file: os.path.relpath(file, self.folder) for file in sources}
+
+        def look(file: str) -> list[list]:
+            old = known.get(names[file], [])
+            return [_state(source, old[i : i + 1]) for i, source in enumerate(sources[file])]
+
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            states = dict(zip(names.values(), pool.map(look, names)))
+        stale = [
+            file
+            for file, name in names.items()
+            if os.path.isfile(file) and _hashes(states[name]) != _hashes(known.get(name, []))
+        ]
+        for file in stale:
+            os.unlink(file)
+        if stale:
+            logger.info(f"{len(stale)} files in {self.folder} are of other images: made again")
+        # After the removal: what is there from now on was made from these.
+        write_json(path, states)
+
     def settings(self) -> dict[str, Any] | None:
         """What the files were made with; None where the folder does not say it."""
         try:
@@ -96,9 +142,33 @@ class LabelFolder:
     def fingerprint(self) -> str:
         """SHA-256 of the settings, "" where the folder does not say them."""
         settings = self.settings()
-        if settings is None:
-            return ""
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return "" if settings is None else _sha256(settings)
+
+    def content_fingerprint(self) -> str:
+        """SHA-256 of the settings and of the bytes of all sources; "" as :meth:`fingerprint`."""
+        sources = read_json(os.path.join(self.folder, SOURCES_FILE))
+        hashes = {name: _hashes(states) for name, states in sources.items()}
+        return self.fingerprint() and _sha256([self.settings(), hashes])
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _state(path: str, known: list[list]) -> list:
+    """[size, time of change in ns, SHA-256], the last one taken from ``known`` where it may be."""
+    try:
+        status = os.stat(path)
+        now = [status.st_size, status.st_mtime_ns]
+        if known and known[0][:2] == now:
+            return known[0]
+        return [*now, file_sha256(path)]
+    except OSError:  # whoever makes the file says so
+        return [0, 0, ""]
+
+
+def _hashes(states: list[list]) -> list[str]:
+    return [sha256 for _, _, sha256 in states]
 
 
 def image_list_digest(dataset: Sequence[Mapping[str, Any]], dataset_name: str) -> str:

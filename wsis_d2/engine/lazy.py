@@ -34,6 +34,7 @@ from ..files import check_writable_folder, write_json
 from ..parallel import synchronize_patiently
 from .checkpoint import WSISCheckpointer
 from .hooks import MeanDisplacement
+from .trainer import resume_data
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +138,8 @@ def train_lazy(cfg: DictConfig, resume: bool = False) -> dict:
 
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start_iter = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    if 0 < start_iter < cfg.train.max_iter:
+        resume_data(trainer, start_iter, cfg.train.get("seed", -1))
     trainer.train(start_iter, cfg.train.max_iter)
     return results
 

@@ -36,9 +36,9 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from .. import __version__
-from ..data.image_files import unreadable_image
 from ..errors import UserError
-from ..files import check_writable_folder, write_json
+from ..files import check_writable_folder, read_json, write_json
+from ..images import unreadable_image
 from ..parallel import synchronize_patiently
 from .cams import make_cams
 from .first_machine import FirstMachine, signs_of_life
@@ -48,12 +48,21 @@ from .pseudo_labels import make_pseudo_labels
 from .report import make_report
 from .seeds import make_seeds
 from .setup import load_config, setup
+from .stage_files import (
+    PSEUDO_LABEL_FILE,
+    REPORT_FILE,
+    UNDECIDING_KEYS,
+    digest_path,
+    outputs_exist,
+    outside_inputs,
+    read_outputs,
+    write_outputs,
+)
 from .train import train
 from .trainer import dataset_dicts
 
 #: Written into a stage's folder when it is complete.
 STAGE_FILE = "stage.json"
-PSEUDO_LABEL_FILE = "pseudo_labels.json"
 
 
 @dataclass(frozen=True)
@@ -197,7 +206,7 @@ def run_recipe(
         signs = signs_of_life(output) if num_machines > 1 and machine_rank == 0 else nullcontext()
         with signs:
             _run_stages(recipe, output, opts, resume, run, machine_rank == 0)
-    return _read_json(os.path.join(output, "metrics.json"))
+    return read_json(os.path.join(output, "metrics.json"))
 
 
 def _run_stages(
@@ -282,7 +291,7 @@ def _run_stage(
     setup(cfg, verbose=False)
     # A checkpoint or label file of other settings must not be taken up.
     begun = os.path.join(cfg.OUTPUT_DIR, "begun.json")
-    resume = resume and _read_json(begun).get("fingerprint") == fingerprint
+    resume = resume and read_json(begun).get("fingerprint") == fingerprint
     comm.synchronize()  # all have read it
     if comm.is_main_process():
         write_json(begun, {"fingerprint": fingerprint})
@@ -294,6 +303,7 @@ def _run_stage(
             "seconds": round(time.perf_counter() - start, 1),
             "metrics": metrics,
         }
+        write_outputs(cfg, stage.run, output)
         write_json(os.path.join(cfg.OUTPUT_DIR, STAGE_FILE), result, indent=2)
 
 
@@ -320,8 +330,8 @@ def _run_pseudo_labels(cfg: CfgNode, _recipe: Recipe, _output: str, resume: bool
 def _run_report(cfg: CfgNode, recipe: Recipe, output: str, _resume: bool) -> dict:
     # Of several stages of one kind, the last.
     folders = {s.run: os.path.join(output, s.name) for s in recipe.stages}
-    metrics = _read_json(os.path.join(output, "metrics.json"))
-    path = os.path.join(output, "report.html")
+    metrics = read_json(os.path.join(output, "metrics.json"))
+    path = os.path.join(output, REPORT_FILE)
     make_report(path, recipe.title, metrics, folders["pseudo_labels"], folders["train"])
     return {}
 
@@ -339,17 +349,34 @@ DISTRIBUTED = ("train", "cams", "pseudo_labels")
 
 
 def _fingerprint(cfg: CfgNode, stage: Stage, output: str, earlier: dict[str, str]) -> str:
-    """Changes when the stage's config, data, earlier stages or the package's version do."""
+    """Changes when the stage's config, data, outside files, earlier stages or the version do."""
     digest = hashlib.sha256()
     digest.update(f"{__version__} {stage.run}\n".encode())
+    deciding = cfg.clone()
+    deciding.defrost()
+    for key in UNDECIDING_KEYS:
+        *sections, name = key.split(".")
+        functools.reduce(CfgNode.__getitem__, sections, deciding).pop(name, None)
     # Paths below the output folder are the same results wherever that folder is.
-    digest.update(cfg.dump().replace(output, "{output}").encode())
+    digest.update(deciding.dump().replace(output, "{output}").encode())
     for name in _references(stage):
-        digest.update(f"{name}: {earlier[name]}\n".encode())
-    for name in sorted({*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, cfg.PSEUDO_LABELS.DATASET}):
-        if name and name != cfg.DATASETS.PSEUDO.NAME:  # an earlier stage's result
-            _digest_dataset(digest, name)
+        made = read_outputs(os.path.join(output, name)).get("sha256", "")
+        digest.update(f"{name}: {earlier[name]} {made}\n".encode())
+    own = [cfg.OUTPUT_DIR, *(os.path.join(output, name) for name in _references(stage))]
+    for path in outside_inputs(cfg, stage.run):
+        if not any(_is_inside(path, folder) for folder in own):
+            digest.update(f"{digest_path(path)}\n".encode())
+    pseudo = (cfg.DATASETS.PSEUDO.NAME, cfg.DATASETS.PSEUDO.SEM_SEG_NAME)
+    names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, cfg.PSEUDO_LABELS.DATASET, ""} - {*pseudo}
+    if {*cfg.DATASETS.TRAIN} & {*pseudo}:  # labels of these images
+        names.add(cfg.DATASETS.PSEUDO.SOURCE)
+    for name in sorted(names - {""}):
+        _digest_dataset(digest, name)
     return digest.hexdigest()
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return os.path.abspath(path).startswith(os.path.join(os.path.abspath(folder), ""))
 
 
 def _digest_dataset(digest, name: str) -> None:
@@ -363,13 +390,8 @@ def _digest_dataset(digest, name: str) -> None:
 
 
 def _read_result(folder: str, fingerprint: str) -> dict:
-    result = _read_json(os.path.join(folder, STAGE_FILE))
-    return result if result.get("fingerprint") == fingerprint else {}
-
-
-def _read_json(path: str) -> dict:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError):
-        return {}
+    """What the stage's file says, {} where it is of another state or an output is gone."""
+    result = read_json(os.path.join(folder, STAGE_FILE))
+    if result.get("fingerprint") == fingerprint and outputs_exist(folder):
+        return result
+    return {}

@@ -5,12 +5,13 @@ On one process or many, with the same result.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from detectron2.config import CfgNode
@@ -19,7 +20,12 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
 from .. import __version__
-from ..data import ImageLabelMapper, check_image_level_dataset, ground_truth_json
+from ..data import (
+    ImageLabelMapper,
+    check_image_level_dataset,
+    evaluation_dataset,
+    ground_truth_json,
+)
 from ..errors import UserError
 from ..evaluation import (
     PatientEvaluators,
@@ -73,7 +79,8 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
     check_image_level_dataset(dataset, classes)
     generator = load_label_generator(cfg, classes)
     info = label_info(cfg, name, generator)
-    settings = [info, _relative_to_root(dataset, name)]
+    images = _image_states(dataset, name)
+    settings = [info, _relative_to_root(dataset, name), images]
     writers = [
         PseudoLabelWriter(
             name,
@@ -86,7 +93,7 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
     ]
     if generator.gives_label_maps:
         folder = sem_seg_folder(output_file)
-        writers.append(SemSegLabelWriter(name, folder, info, resume=resume))
+        writers.append(SemSegLabelWriter(name, folder, {**info, "images": images}, resume=resume))
     finished = set.intersection(*[writer.finished_image_ids() for writer in writers])
     todo = [d for d in dataset if d["image_id"] not in finished]
     if finished:
@@ -124,7 +131,8 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
         iou_thresholds=settings.IOU_THRESHOLDS,
         area_bounds=settings.AREA_BOUNDS,
     )
-    logger.info(f"Pseudo labels of '{name}' against its true masks (%):\n{table}")
+    truth = evaluation_dataset(name)
+    logger.info(f"Pseudo labels of '{name}' against the true masks of '{truth}' (%):\n{table}")
     ids = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
     names = {dataset_id: classes[i] for dataset_id, i in ids.items()}
     return {"pseudo_labels": flatten_instance_metrics(instance_metrics, names), **metrics}
@@ -134,6 +142,20 @@ def _relative_to_root(dataset: list[dict], name: str) -> list[dict]:
     """The dataset's dicts, the same wherever its folder lies."""
     root = MetadataCatalog.get(name).get("image_root") or os.curdir
     return [{**d, "file_name": os.path.relpath(d["file_name"], root)} for d in dataset]
+
+
+def _image_states(dataset: list[dict], name: str) -> str:
+    """SHA-256 of names, sizes and times of change: what was labelled before a kill is taken up
+    only while the images are the same."""
+    root = MetadataCatalog.get(name).get("image_root") or os.curdir
+    digest = hashlib.sha256()
+    for d in dataset:
+        state = [os.path.relpath(d["file_name"], root)]
+        with suppress(OSError):  # whoever reads the image says so
+            status = os.stat(d["file_name"])
+            state += [status.st_size, status.st_mtime_ns]
+        digest.update(f"{state}\n".encode())
+    return digest.hexdigest()
 
 
 def load_label_generator(cfg: CfgNode, classes: Sequence[str]) -> torch.nn.Module:
@@ -184,7 +206,8 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: torch.nn.Module) -> d
     if cfg.DATASETS.SUPERVISION == "image_counts":
         info["max_count"] = cfg.DATASETS.MAX_COUNT
     if getattr(generator, "cams", None) is not None:
-        info["cams"] = LabelFolder(cfg.CAM.PATH, ".npz", dataset_name, "CAM.PATH").fingerprint()
+        cams = LabelFolder(cfg.CAM.PATH, ".npz", dataset_name, "CAM.PATH")
+        info["cams"] = cams.content_fingerprint()
     if old_labels:
         info["old_labels_sha256"] = file_sha256(old_labels)
     return info

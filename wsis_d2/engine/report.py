@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from detectron2 import __version__ as detectron2_version
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, MetadataCatalog
-from detectron2.data.detection_utils import read_image
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 
 from .. import __version__
-from ..data import ImageLabelMapper, SemSegMapper
+from ..data import ImageLabelMapper, InstanceMapper, SemSegMapper
 from ..errors import UserError
+from ..images import read_image
 from ..labeling import label_dataset_name
 from ..visualization import ReportNumber, ReportRow, ReportSection, ReportTable, write_report
 from .checkpoint import WSISCheckpointer, file_sha256
@@ -135,7 +135,7 @@ def _predictor(cfg: CfgNode) -> Callable[[dict], dict]:
         exact=True,
     ).load(weights)
     semantic = cfg.DATASETS.SUPERVISION == "sem_seg"
-    mapper = (SemSegMapper if semantic else DatasetMapper)(cfg, is_train=False)
+    mapper = (SemSegMapper if semantic else InstanceMapper)(cfg, is_train=False)
 
     @torch.no_grad()
     def predict(d: dict) -> dict:

@@ -27,7 +27,8 @@ def make_seeds(cfg: CfgNode, resume: bool = False) -> dict:
     """Write the seeds of the dataset to label, from the CAMs in ``CAM.PATH``, to ``SEEDS.PATH``.
 
     Images that have their file already are skipped, where settings, CAMs and dataset are still the
-    same; files of others are replaced.
+    same; files of others are replaced. Where single images or CAMs have other bytes than before,
+    theirs alone are.
 
     Args:
         cfg: Reads ``CAM``, ``SEEDS`` and ``DENSE_CRF``.
@@ -55,6 +56,7 @@ def make_seeds(cfg: CfgNode, resume: bool = False) -> dict:
             "method": cfg.SEEDS.METHOD,
             "settings": str(make.keywords),
         },
+        {folder.path(d): [d["file_name"], cams.path(d)] for d in dataset},
         resume,
     )
     todo = folder.missing(dataset)

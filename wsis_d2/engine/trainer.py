@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
@@ -30,6 +31,8 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 
 from ..data import (
     ImageLabelMapper,
@@ -41,6 +44,7 @@ from ..data import (
     check_image_level_dataset,
     get_seed_dicts,
 )
+from ..data.resumed_loader import batches_from
 from ..errors import UserError, look_up
 from ..evaluation import (
     CountEvaluator,
@@ -105,6 +109,12 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """See :class:`DefaultTrainer`; a resumed run also goes on in the data where it was."""
+        super().resume_or_load(resume)
+        if 0 < self.start_iter < self.max_iter:
+            resume_data(self._trainer, self.start_iter, self.cfg.SEED)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
@@ -208,6 +218,29 @@ class Trainer(DefaultTrainer):
             mapper=ImageLabelMapper(self.cfg, is_train=False),
             num_workers=self.cfg.DATALOADER.NUM_WORKERS,
         )
+
+
+def resume_data(trainer: SimpleTrainer, start_iter: int, seed: int) -> None:
+    """Let a trainer go on with the images that an undisturbed run would see from ``start_iter`` on.
+
+    See :func:`wsis_d2.data.resumed_loader.batches_from`. All random numbers of this process are
+    seeded anew, by the iteration too, so that augmentation does not repeat that of the first
+    iterations.
+
+    Args:
+        trainer: Its loader was built after the same seeding as that of the first run.
+        start_iter: The first iteration that is to run.
+        seed: Of the run; below 0 nothing is seeded (and in Detectron2 0.6 the order of the images
+            is another one anyway).
+    """
+    if seed >= 0:
+        mixed = np.random.SeedSequence([seed, comm.get_rank(), start_iter]).generate_state(1)
+        seed_all_rng(int(mixed[0]))
+    # Detectron2 0.6 makes the iterator with the trainer, its main branch on the first step.
+    is_lazy = hasattr(trainer, "_data_loader_iter_obj")
+    name = "_data_loader_iter_obj" if is_lazy else "_data_loader_iter"
+    setattr(trainer, name, None)  # the workers of the old one end
+    setattr(trainer, name, batches_from(trainer.data_loader, start_iter))
 
 
 def _build_mask_loader(cfg: CfgNode) -> torch.utils.data.DataLoader:

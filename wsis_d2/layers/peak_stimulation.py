@@ -4,6 +4,8 @@ Source: Zhou et al., "Weakly Supervised Instance Segmentation using Class Peak R
 section 3.1.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,12 +45,16 @@ def peak_stimulation(
 
     Returns:
         Scores (N, C), 0 for a map without a peak (where a number is the threshold), and the peaks
-        (P, 4) int64 as :func:`find_peaks` gives them.
+        (P, 4) int64 as :func:`find_peaks` gives them. A map that has a NaN anywhere has the score
+        NaN, and one with an infinite peak an infinite score, so that a loss shows that training has
+        diverged.
     """
     maps = torch.as_tensor(maps)
     is_peak = _peak_mask(maps, window, threshold)
     num_peaks = is_peak.sum((2, 3)).clamp(min=1)
     scores = maps.masked_fill(~is_peak, 0).sum((2, 3)) / num_peaks
+    # No comparison holds with NaN, so the peaks alone would say nothing of it.
+    scores = scores.masked_fill(maps.isnan().flatten(2).any(2), math.nan)
     return scores, is_peak.nonzero()
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from wsis_d2.errors import UserError
 from wsis_d2.files import write_bytes, write_json
+from wsis_d2.images import read_image
 from wsis_d2.parallel import for_each_image
 
 from .hierarchical import hierarchical_proposals
@@ -135,18 +135,8 @@ def image_key(file_name: str | Path) -> str:
 
 
 def read_rgb(file_name: str | Path) -> np.ndarray:
-    """An image file as (H, W, 3) uint8 RGB, turned as its EXIF tag says.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        with Image.open(file_name) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"image {file_name} cannot be read ({error}): replace it or take it off the list"
-        ) from error
+    """An image file as (H, W, 3) uint8 RGB; see :func:`wsis_d2.images.read_image`."""
+    return read_image(file_name, "RGB")
 
 
 def _read_bytes(file_name: str | Path) -> bytes:

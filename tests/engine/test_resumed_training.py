@@ -1,0 +1,58 @@
+"""A run that is killed and resumed sees the images that an undisturbed one sees."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsis_d2.data import ImageLabelMapper, register_builtin_datasets
+from wsis_d2.engine import load_config, setup, train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def seen(datasets_root, monkeypatch):
+    """Ids of the images in the order of loading, and the random state that augments each."""
+    register_builtin_datasets(str(datasets_root))
+    ids, states = [], []
+    read = ImageLabelMapper.__call__
+
+    def record(self, dataset_dict):
+        ids.append(dataset_dict["image_id"])
+        _, keys, position, *_ = np.random.get_state()  # noqa: NPY002  (Detectron2's generator)
+        states.append((keys.tobytes(), position))
+        return read(self, dataset_dict)
+
+    monkeypatch.setattr(ImageLabelMapper, "__call__", record)
+    yield ids, states
+    register_builtin_datasets()
+
+
+def _train(output, iterations, resume=False):
+    options = {
+        "MODEL.DEVICE": "cpu",
+        "DATASETS.TEST": "()",
+        "DATALOADER.NUM_WORKERS": 0,
+        "SOLVER.IMS_PER_BATCH": 3,
+        "SOLVER.MAX_ITER": iterations,
+        "SEED": 7,
+        "OUTPUT_DIR": str(output),
+    }
+    opts = [item for pair in options.items() for item in pair]
+    cfg = load_config(str(ROOT / "configs/shapes/irnet/classifier.yaml"), opts)
+    setup(cfg, verbose=False)
+    train(cfg, resume)
+
+
+def test_a_resumed_run_goes_on_in_the_data(seen, tmp_path):
+    ids, states = seen
+    _train(tmp_path / "whole", 4)
+    whole = list(ids)
+    assert len(whole) == 12
+    ids.clear()
+    states.clear()
+    _train(tmp_path / "parts", 2)
+    _train(tmp_path / "parts", 4, resume=True)
+    assert ids == whole
+    assert len(set(states)) == len(states), "the augmentation of the first iterations comes again"

@@ -1,0 +1,155 @@
+"""When a stage of a recipe is done, and when it is not."""
+
+import os
+
+import pytest
+from PIL import Image
+
+from wsis_d2.data import register_builtin_datasets
+from wsis_d2.engine.pipeline import Recipe, Stage, _fingerprint, _read_result, stage_config
+from wsis_d2.engine.stage_files import digest_path, write_outputs
+from wsis_d2.files import write_json
+
+CONFIG = "DATASETS:\n  TRAIN: ('shapes_train',)\nMODEL:\n  DEVICE: cpu\n"
+
+
+@pytest.fixture
+def fingerprint(tmp_path, datasets_root):
+    """The fingerprint of a stage with some options, of a recipe of two."""
+    register_builtin_datasets(str(datasets_root))
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    weights = {"MODEL.WEIGHTS": "{first}/model_final.pth"}
+
+    def compute(run, *opts):
+        stages = (
+            Stage("first", "train", "config.yaml"),
+            Stage("second", run, "config.yaml", weights),
+        )
+        recipe, output = Recipe("A test", stages, str(tmp_path)), str(tmp_path / "out")
+        cfg = stage_config(recipe, stages[1], output, [str(o) for o in opts])
+        return _fingerprint(cfg, stages[1], output, {"first": "0"})
+
+    yield compute
+    register_builtin_datasets()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "decides"),
+    [
+        ("MODEL.DEVICE", "cuda", False),
+        ("DATALOADER.NUM_WORKERS", 3, False),
+        ("SEEDS.NUM_WORKERS", 3, False),
+        ("CUDNN_BENCHMARK", True, False),
+        ("VIS_PERIOD", 7, False),
+        ("SOLVER.CHECKPOINT_PERIOD", 7, False),
+        ("TEST.EVAL_PERIOD", 7, False),
+        ("SEED", 7, True),
+        ("SOLVER.IMS_PER_BATCH", 7, True),
+    ],
+)
+def test_keys_that_decide_the_result(fingerprint, key, value, decides, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # keep the device
+    assert (fingerprint("train", key, value) != fingerprint("train")) == decides
+
+
+@pytest.mark.parametrize(
+    ("run", "key", "options"),
+    [
+        ("train", "MODEL.WEIGHTS", ()),
+        ("cams", "MODEL.WEIGHTS", ()),
+        ("pseudo_labels", "PROPOSALS.PATH", ("PROPOSALS.SOURCE", "coco_json")),
+        ("pseudo_labels", "PSEUDO_LABELS.SELF_TRAINING.OLD_LABELS", ()),
+        ("pseudo_labels", "DATASETS.OWN_TRAIN.GT_JSON", ()),
+    ],
+)
+def test_the_content_of_an_outside_file_counts(fingerprint, tmp_path, run, key, options):
+    path = tmp_path / "outside"
+    path.write_text("[1]")
+    before = fingerprint(run, key, path, *options)
+    status = os.stat(path)
+    os.utime(path, (1, 1))
+    assert fingerprint(run, key, path, *options) == before, "the same bytes"
+    path.write_text("[2]")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert fingerprint(run, key, path, *options) != before
+
+
+def test_the_files_of_an_outside_folder_count(fingerprint, tmp_path):
+    folder = tmp_path / "mcg"
+    (folder / "sub").mkdir(parents=True)
+    options = ("PROPOSALS.PATH", folder, "PROPOSALS.SOURCE", "mat")
+    found = {fingerprint("pseudo_labels", *options)}
+    (folder / "sub" / "a.mat").write_text("1")
+    found.add(fingerprint("pseudo_labels", *options))
+    (folder / "sub" / "a.mat").write_text("22")
+    found.add(fingerprint("pseudo_labels", *options))
+    assert len(found) == 3
+    # What the built-in generator caches is made from images and settings.
+    builtin = ("PROPOSALS.PATH", folder)
+    before = fingerprint("pseudo_labels", *builtin)
+    (folder / "sub" / "a.mat").write_text("333")
+    assert fingerprint("pseudo_labels", *builtin) == before
+
+
+def test_addresses_and_missing_files_stand_for_themselves(tmp_path):
+    assert digest_path("detectron2://ImageNetPretrained/MSRA/R-50.pkl").startswith("detectron2://")
+    assert digest_path(str(tmp_path / "none")) == digest_path(str(tmp_path / "none"))
+
+
+def test_a_replaced_image_counts(fingerprint, datasets_root):
+    path = sorted((datasets_root / "shapes" / "JPEGImages").iterdir())[0]
+    before, content = fingerprint("cams"), path.read_bytes()
+    status = os.stat(path)
+    try:
+        Image.new("RGB", (128, 128)).save(path, "PNG")
+        assert fingerprint("cams") != before
+    finally:
+        path.write_bytes(content)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert fingerprint("cams") == before
+
+
+def test_results_of_an_earlier_stage_that_was_run_again_count(fingerprint, tmp_path):
+    first = tmp_path / "out" / "first"
+    write_json(first / "outputs.json", {"sha256": "a", "files": {}})
+    before = fingerprint("cams")
+    write_json(first / "outputs.json", {"sha256": "b", "files": {}})
+    assert fingerprint("cams") != before
+
+
+@pytest.mark.parametrize(
+    ("run", "made"),
+    [
+        ("train", "model_final.pth"),
+        ("cams", "maps/{}.npz"),
+        ("seeds", "maps/{}.png"),
+        ("proposals", "maps/a.json.gz"),
+        ("pseudo_labels", "pseudo_labels.json"),
+        ("pseudo_labels", "pseudo_labels_sem_seg/{}.png"),
+        ("report", "../report.html"),
+    ],
+)
+def test_a_stage_is_done_while_its_outputs_exist(tmp_path, datasets_root, run, made):
+    register_builtin_datasets(str(datasets_root))
+    image = sorted((datasets_root / "shapes" / "JPEGImages").glob("train*"))[0]
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    stage, folder = Stage("a", run, "config.yaml"), tmp_path / "out" / "a"
+    recipe = Recipe("A test", (stage,), str(tmp_path))
+    paths = [x for key in ("CAM", "SEEDS", "PROPOSALS") for x in (f"{key}.PATH", folder / "maps")]
+    cfg = stage_config(recipe, stage, str(tmp_path / "out"), [str(x) for x in paths])
+    # What a stage of this kind always makes.
+    for name in ("model_final.pth", "pseudo_labels.json", "../report.html", made):
+        path = folder / name.format(image.stem)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"made")
+    write_outputs(cfg, run, str(tmp_path / "out"))
+    write_json(folder / "stage.json", {"fingerprint": "f", "metrics": {}})
+    assert _read_result(str(folder), "f")
+    assert not _read_result(str(folder), "g")
+    path.write_bytes(b"half")
+    assert _read_result(str(folder), "f"), "of the same size"
+    path.write_bytes(b"")
+    assert not _read_result(str(folder), "f")
+    path.unlink()
+    assert not _read_result(str(folder), "f")
+    register_builtin_datasets()
