@@ -19,6 +19,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..layers import convert_to_fixed_batchnorm
 
 __all__ = [
     "TimmBackbone",
@@ -152,13 +153,6 @@ class TimmBackbone(Backbone):
             for name in self._out_features
         }
 
-    def train(self, mode: bool = True) -> TimmBackbone:
-        """As in :class:`torch.nn.Module`, but fixed statistics stay fixed."""
-        super().train(mode)
-        for module in self._fixed_norms:
-            module.training = False
-        return self
-
     def _fit(self, name: str, feature: Tensor, size: Sequence[int]) -> Tensor:
         stride = self._out_feature_strides[name]
         if self.pyramid and name != HEAD and stride != self._own_stride:
@@ -190,16 +184,14 @@ class TimmBackbone(Backbone):
         if HEAD not in self._out_features:
             # What comes after the last feature gets no gradient: DDP would wait for it.
             used = _last_position(modules, self._levels[self._out_features[-1]].module)
-        self._fixed_norms: list[nn.Module] = []
         for position, (_, module) in enumerate(modules):
             is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
             frozen = position <= reached or position > used
             if is_norm and (frozen or norm != "BN"):
-                self._fixed_norms.append(module)
+                convert_to_fixed_batchnorm(module)
             if frozen or (is_norm and norm == "FrozenBN"):
                 for parameter in module.parameters(recurse=False):
                     parameter.requires_grad_(False)
-        self.train(self.training)
 
 
 def _levels(network: nn.Module) -> dict[str, _Level]:
