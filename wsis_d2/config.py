@@ -244,7 +244,7 @@ def _add_proposals_config(cfg: CN) -> None:
     cfg.PROPOSALS.BUILTIN.CONTOUR_PATH = ""
     # "hed" and "files": what an IoU of 1 with a proposal that stands before costs in objectness, so
     # that the first proposals are of different objects.
-    cfg.PROPOSALS.BUILTIN.DIVERSITY = 0.3
+    cfg.PROPOSALS.BUILTIN.DIVERSITY = 0.6
     # "none" only, down to COLOR_SPACES: felzenszwalb's scale and smoothing.
     cfg.PROPOSALS.BUILTIN.SCALES = (50, 150, 400)
     cfg.PROPOSALS.BUILTIN.SIGMA = 0.8

@@ -1,4 +1,12 @@
-"""Objectness of candidates from a contour map: a small network on what is seen of each of them."""
+"""Objectness of candidates from a contour map: a small network on what is seen of each of them.
+
+The two models in ``weights/`` were fitted on the 128 photos of COCO128 (the first of COCO's
+train2017), on 70,000 of their candidates and their IoU with 927 true masks. No photo of PASCAL VOC
+was fitted on; the length of the shortlist, the diversity and the suppression were chosen on 63
+photos of VOC. ``hed`` reads the contours, the side outputs and the features of HED (48 principal
+components of the last maps of its blocks 4 and 5), ``contours`` one contour map of any origin; it
+was fitted on HED's.
+"""
 
 from __future__ import annotations
 

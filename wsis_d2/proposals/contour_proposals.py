@@ -26,7 +26,7 @@ from .regions import RegionGraph
 from .structures import MaskProposals
 
 # Best candidates in objectness among which the proposals are chosen.
-_SHORTLIST = 1000
+_SHORTLIST = 2000
 
 
 def photo_proposals(
@@ -61,8 +61,8 @@ def photo_proposals(
 def contour_proposals(
     image: np.ndarray,
     maps: ContourMaps,
-    nms_threshold: float = 0.9,
-    diversity: float = 0.3,
+    nms_threshold: float = 0.75,
+    diversity: float = 0.6,
     max_proposals: int = 200,
     min_area: float = 0.001,
     max_area: float = 0.9,
