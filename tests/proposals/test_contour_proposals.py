@@ -53,8 +53,13 @@ def contours_of(image):
     """Thick, smooth outlines where the color changes."""
     gray = image.astype(np.float32)
     edges = np.zeros(image.shape[:2], dtype=np.float32)
-    edges[:, 1:] = np.maximum(edges[:, 1:], (gray[:, 1:] != gray[:, :-1]).any(axis=-1))
-    edges[1:] = np.maximum(edges[1:], (gray[1:] != gray[:-1]).any(axis=-1))
+    for axis in (0, 1):  # on both pixels of a side
+        lower, upper = ([slice(None)] * 2 for _ in range(2))
+        lower[axis], upper[axis] = slice(None, -1), slice(1, None)
+        lower, upper = tuple(lower), tuple(upper)
+        cut = (gray[lower] != gray[upper]).any(axis=-1)
+        edges[lower] = np.maximum(edges[lower], cut)
+        edges[upper] = np.maximum(edges[upper], cut)
     return np.clip(cv2.GaussianBlur(edges, (0, 0), 1.5) * 3, 0, 1)
 
 

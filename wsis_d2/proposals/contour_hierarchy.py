@@ -84,7 +84,9 @@ class Hierarchy(NamedTuple):
 def base_regions(contours: np.ndarray) -> RegionGraph:
     """The watershed of a contour map (H, W) in [0, 1]."""
     smooth = cv2.GaussianBlur(contours, (0, 0), _SIGMA)
-    return RegionGraph(watershed(np.round(smooth * 255).astype(np.uint8)) - 1)
+    labels = watershed(np.round(smooth * 255).astype(np.uint8))
+    # A flat map has no minimum, and no basin.
+    return RegionGraph(np.maximum(labels - 1, 0))
 
 
 def region_candidates(
