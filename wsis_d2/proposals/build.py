@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 
-from wsis_d2.errors import look_up
+from wsis_d2.errors import UserError, look_up
 from wsis_d2.parallel import available_cpus
 
 from .cache import ProposalCache, generate_proposals
@@ -92,8 +92,29 @@ class BuiltinProposals:
 def builtin(cfg: CfgNode) -> BuiltinProposals:
     """PROPOSALS.BUILTIN's generator, cached in the folder PROPOSALS.PATH."""
     # The areas and the number are limited when the cache is read, so it outlives their change.
-    settings = {key.lower(): value for key, value in cfg.PROPOSALS.BUILTIN.items()}
-    return BuiltinProposals(ProposalCache(cfg.PROPOSALS.PATH, settings))
+    return BuiltinProposals(ProposalCache(cfg.PROPOSALS.PATH, _builtin_settings(cfg)))
+
+
+# Keys of PROPOSALS.BUILTIN that each kind of contours has a use for.
+_BUILTIN_KEYS = {
+    "none": ("SCALES", "SIGMA", "MIN_SIZE", "COLOR_SPACES"),
+    "hed": ("HED_WEIGHTS", "DIVERSITY"),
+    "files": ("CONTOUR_PATH", "DIVERSITY"),
+}
+_BUILTIN_COMMON_KEYS = ("LONGEST_EDGE", "NMS_THRESHOLD", "MAX_PROPOSALS")
+
+
+def _builtin_settings(cfg: CfgNode) -> dict[str, Any]:
+    options = cfg.PROPOSALS.BUILTIN
+    contours = options.CONTOURS
+    if contours not in _BUILTIN_KEYS:
+        raise UserError(
+            f"PROPOSALS.BUILTIN.CONTOURS is {contours!r}: choose one of {', '.join(_BUILTIN_KEYS)}"
+        )
+    keys = (*_BUILTIN_KEYS[contours], *_BUILTIN_COMMON_KEYS)
+    settings = {key.lower(): options[key] for key in keys}
+    # Caches made before there were contours hold no word of them.
+    return settings if contours == "none" else {"contours": contours, **settings}
 
 
 @PROPOSAL_SOURCE_REGISTRY.register()

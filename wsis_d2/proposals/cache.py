@@ -23,6 +23,8 @@ from wsis_d2.files import write_bytes, write_json
 from wsis_d2.images import read_image
 from wsis_d2.parallel import for_each_image
 
+from .contour_proposals import contour_file, contours_from_file, photo_proposals
+from .hed import file_digest, hed_contours
 from .hierarchical import hierarchical_proposals
 from .structures import MaskProposals
 
@@ -32,11 +34,12 @@ _SETTINGS_FILE = "settings.json"
 
 
 class ProposalCache:
-    """A folder of proposals made by :func:`hierarchical_proposals` with the same settings.
+    """A folder of proposals made by the built-in generator with the same settings.
 
     Args:
         folder: made where it does not exist.
-        settings: keyword arguments of the generator.
+        settings: `contours` and what goes with them: without, or "none", keyword arguments of
+            :func:`hierarchical_proposals`; "hed" and "files": of :func:`photo_proposals`.
 
     Raises:
         UserError: the folder holds proposals of other settings, or cannot be written.
@@ -45,7 +48,7 @@ class ProposalCache:
     def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         self.settings = dict(settings)
-        record = json.loads(json.dumps({"version": _GENERATOR_VERSION, **self.settings}))
+        record = json.loads(json.dumps({"version": _GENERATOR_VERSION, **_recorded(settings)}))
         path = self.folder / _SETTINGS_FILE
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +86,7 @@ class ProposalCache:
         """
         path = self.path(file_name)
         if not path.exists():
-            proposals = hierarchical_proposals(read_rgb(file_name), **self.settings)
+            proposals = _generate(file_name, **self.settings)
             content = json.dumps(proposals.to_json(), separators=(",", ":")).encode()
             # Without the time of day in its header, the same proposals are the same bytes.
             write_bytes(path, gzip.compress(content, mtime=0))
@@ -106,7 +109,7 @@ def generate_proposals(
         file_names: image files.
         cache_dir: see :class:`ProposalCache`.
         num_workers: processes; 0 works in this one.
-        settings: of :func:`hierarchical_proposals`.
+        settings: see :class:`ProposalCache`.
 
     Raises:
         UserError: some images cannot be read; the others are done first. Or the folder cannot be
@@ -126,6 +129,31 @@ def _generate_one(cache_dir: str, settings: dict, file_name: str) -> str:
     except UserError as error:
         return str(error)
     return ""
+
+
+def _generate(
+    file_name: str | Path,
+    contours: str = "none",
+    hed_weights: str = "",
+    contour_path: str = "",
+    **settings: Any,
+) -> MaskProposals:
+    image = read_rgb(file_name)
+    if contours == "none":
+        return hierarchical_proposals(image, **settings)
+    if contours == "hed":
+        return photo_proposals(image, partial(hed_contours, weights=hed_weights), **settings)
+    return photo_proposals(
+        image, partial(contours_from_file, path=contour_file(contour_path, file_name)), **settings
+    )
+
+
+def _recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as the cache knows them: weights by what they are, not by where they lie."""
+    record = dict(settings)
+    if record.get("contours") == "hed":
+        record["hed_weights"] = file_digest(record["hed_weights"])
+    return record
 
 
 def image_key(file_name: str | Path) -> str:

@@ -24,10 +24,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
-from scipy import sparse
 from skimage.color import rgb2hsv, rgb2lab
 from skimage.segmentation import felzenszwalb
 
+from .regions import RegionGraph
 from .structures import MaskProposals
 
 _COLOR_SPACES = {
@@ -111,7 +111,7 @@ def hierarchical_proposals(
     if unknown := set(color_spaces) - set(_COLOR_SPACES):
         raise ValueError(f"unknown color space {unknown.pop()!r}: use lab, hsv or rgb")
     size = image.shape[:2]
-    working = _reduced(image, longest_edge)
+    working = reduced(image, longest_edge)
     lab = rgb2lab(working).astype(np.float32)
     histogram_bins = (*_color_bins(lab), _texture_bins(lab[..., 0]))
     strength = _edge_strength(lab)
@@ -138,7 +138,7 @@ def hierarchical_proposals(
     objectness = 1.0 / (1.0 + np.exp(-np.concatenate(logits)))
     keep = mask_nms(masks, objectness, nms_threshold, max_proposals)
     proposals = MaskProposals([masks[i] for i in keep], objectness[keep], working.shape[:2])
-    return _enlarged(proposals, size)
+    return enlarged(proposals, size)
 
 
 def mask_nms(
@@ -209,17 +209,13 @@ def _gradient(values: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]
 # -------------------------------------------------------------------------- regions and their trees
 
 
-class _RegionGraph:
-    """Base regions and the boundaries between neighbors (4-neighborhood).
+class _RegionGraph(RegionGraph):
+    """Base regions, and what their dissimilarity and their cues need.
 
     Attributes:
-        labels: (H, W) int, region of each pixel, 0..R-1.
-        area: (R,) pixels. border: (R,) pixel sides on the image's border.
         histograms: (R, F) pixel counts, color bins first; each pixel counts once in each group.
         moments: (R, 5) sums of x, y, x^2, y^2, xy.
-        sides: (H, W-1) and (H-1, W) bool, where horizontal and vertical neighbors differ in region.
-        ends: (B, 2) the regions of each boundary. length: (B,) in pixel sides.
-        strength: (B,) sum of the edge strength along it.
+        strength: (B,) sum of the edge strength along each boundary.
     """
 
     def __init__(
@@ -228,9 +224,8 @@ class _RegionGraph:
         histogram_bins: Sequence[tuple[np.ndarray, int]],
         strength: np.ndarray,
     ) -> None:
-        self.labels = labels = labels.astype(np.int64)
-        self.count = count = int(labels.max()) + 1
-        self.area = self.sum_pixels(np.ones(labels.shape))
+        super().__init__(labels)
+        labels, count = self.labels, self.count
         self.histograms = np.concatenate(
             [
                 np.bincount((labels * bins + index).ravel(), minlength=count * bins).reshape(
@@ -242,71 +237,7 @@ class _RegionGraph:
         ).astype(np.float32)
         y, x = np.mgrid[: labels.shape[0], : labels.shape[1]].astype(np.float64)
         self.moments = np.stack([self.sum_pixels(v) for v in (x, y, x * x, y * y, x * y)], axis=1)
-        frame = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-        self.border = np.bincount(frame, minlength=count)
-
-        # Pixel sides between two regions: those between horizontal neighbors, then vertical ones.
-        self.sides = (labels[:, :-1] != labels[:, 1:], labels[:-1] != labels[1:])
-        first, second = (
-            self.at_sides(labels[:, :-1], labels[:-1]),
-            self.at_sides(labels[:, 1:], labels[1:]),
-        )
-        keys = np.minimum(first, second) * count + np.maximum(first, second)
-        keys, self._boundary_of_side = np.unique(keys, return_inverse=True)
-        self.ends = np.stack([keys // count, keys % count], axis=1)
-        self.length = self.sum_sides(np.ones(len(first)))
-        self.strength = self.sum_sides(
-            self.at_sides(
-                np.maximum(strength[:, :-1], strength[:, 1:]),
-                np.maximum(strength[:-1], strength[1:]),
-            )
-        )
-
-    def sum_pixels(self, values: np.ndarray) -> np.ndarray:
-        """(R,) sums of an (H, W) map over the regions."""
-        return np.bincount(self.labels.ravel(), values.ravel(), minlength=self.count)
-
-    def at_sides(self, horizontal: np.ndarray, vertical: np.ndarray) -> np.ndarray:
-        """(S,) values of maps (H, W-1) and (H-1, W) at the sides between two regions."""
-        return np.concatenate([horizontal[self.sides[0]], vertical[self.sides[1]]])
-
-    def sum_sides(self, values: np.ndarray) -> np.ndarray:
-        """(B,) sums over the boundaries of (S,) values of sides."""
-        return np.bincount(self._boundary_of_side, values, minlength=len(self.ends))
-
-    def draw_sides(self, values: np.ndarray, horizontal: np.ndarray, vertical: np.ndarray) -> None:
-        """Add (B,) values of boundaries to maps (H, W-1) and (H-1, W) of sides."""
-        for side, target, part in zip(
-            self.sides,
-            (horizontal, vertical),
-            np.split(values[self._boundary_of_side], [np.count_nonzero(self.sides[0])]),
-        ):
-            target[side] += part
-
-    def matrix(self, values: np.ndarray) -> sparse.csr_array:
-        """(R, R) symmetric matrix of (B,) values of boundaries."""
-        i, j = self.ends.T
-        shape = (self.count, self.count)
-        entries = (
-            np.concatenate([values, values]),
-            (np.concatenate([i, j]), np.concatenate([j, i])),
-        )
-        return sparse.csr_array(entries, shape=shape, dtype=np.float32)
-
-    def in_area_range(self, candidates: np.ndarray, lowest: float, highest: float) -> np.ndarray:
-        """(M,) bool: which of the candidates (M, R) cover such a fraction of the image."""
-        fraction = candidates @ self.area / self.labels.size
-        return (fraction >= lowest) & (fraction <= highest)
-
-    def fill_holes(self, candidates: np.ndarray) -> np.ndarray:
-        """Candidates (M, R) with the regions that they enclose: no way from there to the border."""
-        adjacency = self.matrix(np.ones(len(self.ends)))
-        outside = (~candidates & (self.border > 0)).astype(np.float32)
-        reached = 0
-        while np.count_nonzero(outside) > reached:
-            reached = np.count_nonzero(outside)
-            outside = ((outside + outside @ adjacency > 0) & ~candidates).astype(np.float32)
-        return outside == 0
+        self.strength = self.sum_map_along(strength)
 
 
 def _merge(regions: _RegionGraph) -> tuple[np.ndarray, np.ndarray]:
@@ -484,7 +415,8 @@ class _Objectness:
 # ------------------------------------------------------------------------------------------ masks
 
 
-def _reduced(image: np.ndarray, longest_edge: int) -> np.ndarray:
+def reduced(image: np.ndarray, longest_edge: int) -> np.ndarray:
+    """An image (H, W, C) whose longer side is at most `longest_edge` pixels, by area means."""
     height, width = image.shape[:2]
     factor = longest_edge / max(height, width)
     if factor >= 1:
@@ -497,8 +429,8 @@ def _encode(mask: np.ndarray) -> dict:
     return mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
-def _enlarged(proposals: MaskProposals, size: tuple[int, int]) -> MaskProposals:
-    """Proposals of the working image on the image's own size, outlines interpolated."""
+def enlarged(proposals: MaskProposals, size: tuple[int, int]) -> MaskProposals:
+    """Proposals of the working image on the image's own (height, width), outlines interpolated."""
     if proposals.size == size:
         return proposals
     masks = [
