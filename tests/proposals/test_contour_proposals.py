@@ -13,7 +13,6 @@ from wsis_d2.errors import UserError
 from wsis_d2.proposals import (
     ContourMaps,
     build_proposal_source,
-    cache,
     contour_proposals,
     photo_proposals,
 )
