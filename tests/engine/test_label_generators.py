@@ -68,7 +68,7 @@ def test_parts_that_do_not_exist_or_fit(localizer, options, match):
 
 
 def test_info_says_what_the_labels_depend_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(LabelFolder, "fingerprint", lambda self: f"of {self.folder}")
+    monkeypatch.setattr(LabelFolder, "content_fingerprint", lambda self: f"of {self.folder}")
     weights = tmp_path / "weights"
     weights.write_bytes(b"weights")
     for localizer, cams in (("PRMPeaks", None), ("IRNetCentroids", "of some_folder")):

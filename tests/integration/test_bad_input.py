@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -643,11 +644,27 @@ def test_finished_images_are_not_lost(folder, tool_in_process):
 
     shutil.copy(folder.root / "kept" / "c.jpg", folder / "c.jpg")
     for finished in ("a.jpg", "b.jpg"):  # to read them again would now be an error
+        time = (folder / finished).stat().st_mtime_ns
         folder.truncate(finished)
+        os.utime(folder / finished, ns=(time, time))  # a newer file would be another image
     code, stderr = tool_in_process("make_pseudo_labels.py", "--resume", *arguments)
     assert code == 0, stderr
     assert output.read_bytes() == whole.read_bytes()
     assert len(json.loads(whole.read_text())["annotations"]) >= len(IMAGES)
+
+
+def test_a_finished_image_that_was_replaced_is_labelled_anew(folder, tool_in_process):
+    arguments = folder.make_labels()
+    folder.truncate("d.jpg")
+    assert tool_in_process("make_pseudo_labels.py", *arguments)[0] == 2
+    shutil.copy(folder / "a.jpg", folder / "d.jpg")
+    shutil.copy(folder / "b.jpg", folder / "a.jpg")
+    code, stderr = tool_in_process("make_pseudo_labels.py", *folder.make_labels("expected.json"))
+    assert code == 0, stderr
+    code, stderr = tool_in_process("make_pseudo_labels.py", "--resume", *arguments)
+    assert code == 0, stderr
+    expected = (folder.root / "expected.json").read_bytes()
+    assert (folder.root / "labels.json").read_bytes() == expected
 
 
 def test_finished_images_of_other_labels_are_not_taken_up(folder, tool_in_process):

@@ -346,7 +346,10 @@ def test_heads_are_replaceable_by_name():
         ({"BOUNDARY_HEAD": "EdgeHead"}, "BOUNDARY_HEAD is 'EdgeHead': choose one of BoundaryHead"),
         ({"IN_FEATURES": ("res5", "res6")}, "MODEL.IRNET.IN_FEATURES names 'res6'.*OUT_FEATURES"),
         ({"IN_FEATURES": ("res2", "res5")}, "at least three features"),
-        ({"out_features": ["res5"]}, "names 'stem', but the backbone gives res5: add it to MODEL"),
+        (
+            {"out_features": ["res5"]},
+            "names 'stem', but the backbone gives res5: add",
+        ),
     ],
 )
 def test_wrong_options_are_refused(options, message):

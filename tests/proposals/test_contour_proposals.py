@@ -39,7 +39,7 @@ def drawing(height=120, width=160):
         disc & (x >= 45),
         (abs(y - 80) < 25) & (abs(x - 120) < 28),
         (y - 80) ** 2 + (x - 120) ** 2 < 12**2,
-        (abs(y - 105) < 8) & (abs(x - 40) < 30),
+        (abs(y - 100) < 14) & (abs(x - 40) < 30),
     ]
     colors = [(200, 60, 60), (60, 200, 60), (60, 60, 200), (220, 220, 40), (20, 20, 20)]
     image = np.full((height, width, 3), 128, dtype=np.uint8)

@@ -23,6 +23,8 @@ def test_classes_come_from_a_dataset_or_from_the_command_line(tool_in_process, w
     assert code == 0
     checkpoint = torch.load(output, weights_only=True)
     assert checkpoint["wsis_d2"]["classes"][:2] == ["aeroplane", "bicycle"]
+    # Counters of batches are left out: nothing reads them.
+    weights = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
     assert all(torch.equal(checkpoint["model"][key], value) for key, value in weights.items())
 
     back = ("--input", output, "--output", tmp_path / "back.pth", "--to", "irn")

@@ -102,7 +102,7 @@ class RandomHue(T.Augmentation):
     Source: AffinityNet (CVPR 2018), whose released code jitters the hue by 0.1 of the full circle.
     """
 
-    def __init__(self, jitter: float, image_format: str = "RGB"):
+    def __init__(self, jitter: float, image_format: str):
         """
         Args:
             jitter: greatest turn to either side, as a part of the full circle, 0 to 0.5; it is

@@ -5,7 +5,6 @@ On one process or many, with the same result.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -79,22 +78,24 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str, resume: bool = False) -> 
     check_image_level_dataset(dataset, classes)
     generator = load_label_generator(cfg, classes)
     info = label_info(cfg, name, generator)
-    images = _image_states(dataset, name)
-    settings = [info, _relative_to_root(dataset, name), images]
+    settings = [info, _relative_to_root(dataset, name)]
+    partial_dir = output_file + ".partial"
+    replaced = _images_newer_than(partial_dir, dataset)
+    comm.synchronize()  # all have looked before anyone writes
     writers = [
         PseudoLabelWriter(
             name,
             output_file,
             info,
-            partial_dir=output_file + ".partial",
+            partial_dir=partial_dir,
             fingerprint=json.dumps(settings, sort_keys=True),
             resume=resume,
         )
     ]
     if generator.gives_label_maps:
         folder = sem_seg_folder(output_file)
-        writers.append(SemSegLabelWriter(name, folder, {**info, "images": images}, resume=resume))
-    finished = set.intersection(*[writer.finished_image_ids() for writer in writers])
+        writers.append(SemSegLabelWriter(name, folder, info, resume=resume))
+    finished = set.intersection(*[writer.finished_image_ids() for writer in writers]) - replaced
     todo = [d for d in dataset if d["image_id"] not in finished]
     if finished:
         logger.info(f"{len(finished)} of {len(dataset)} images are labelled already")
@@ -144,18 +145,18 @@ def _relative_to_root(dataset: list[dict], name: str) -> list[dict]:
     return [{**d, "file_name": os.path.relpath(d["file_name"], root)} for d in dataset]
 
 
-def _image_states(dataset: list[dict], name: str) -> str:
-    """SHA-256 of names, sizes and times of change: what was labelled before a kill is taken up
-    only while the images are the same."""
-    root = MetadataCatalog.get(name).get("image_root") or os.curdir
-    digest = hashlib.sha256()
-    for d in dataset:
-        state = [os.path.relpath(d["file_name"], root)]
-        with suppress(OSError):  # whoever reads the image says so
-            status = os.stat(d["file_name"])
-            state += [status.st_size, status.st_mtime_ns]
-        digest.update(f"{state}\n".encode())
-    return digest.hexdigest()
+def _images_newer_than(folder: str, dataset: list[dict]) -> set:
+    """Ids of the images that were written after everything in a folder: what was labelled before a
+    kill is not taken up for an image that was replaced since."""
+    with suppress(OSError):
+        newest = max((f.stat().st_mtime_ns for f in os.scandir(folder)), default=0)
+        return {
+            d["image_id"]
+            for d in dataset
+            # An absent image is reported by whoever reads it.
+            if os.path.exists(d["file_name"]) and os.stat(d["file_name"]).st_mtime_ns > newest
+        }
+    return set()
 
 
 def load_label_generator(cfg: CfgNode, classes: Sequence[str]) -> torch.nn.Module:

@@ -50,7 +50,7 @@ class SemSegLabelWriter(DatasetEvaluator):
             dataset_name: the dataset that is labelled; its metadata gives classes and image root.
             output_dir: folder of the PNGs.
             settings: how the labels are made, kept in the folder's ``settings.json``. PNGs made
-                with others are removed, so they should tell other images apart too.
+                with others are removed.
             dataset_dicts: all the images, with ``file_name``, ``image_id``, ``height``, ``width``;
                 default: those of the registered dataset.
             resume: take up the PNGs that are there; otherwise they are all made again.
