@@ -52,6 +52,12 @@ def _localize(maps, labels, size=(32, 32), statistic="median", **options):
     return PRMPeaks(network=classifier, **options)(x)
 
 
+def test_a_class_of_negative_responses_keeps_its_strongest_peak(maps):
+    # Half of a negative number is above it.
+    cues = _localize(maps - 20, [0, 1], peak_threshold=-100.0, relative_threshold=0.5)
+    assert cues.responses.tolist() == [-10, -16]
+
+
 def test_peaks_of_the_labelled_classes_strongest_first(maps):
     cues = _localize(maps, [0, 1])
     assert cues.class_ids.tolist() == [0, 0, 1, 0]

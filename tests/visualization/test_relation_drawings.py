@@ -56,6 +56,7 @@ def test_without_anything_to_show_the_darkened_picture_is_left(image):
     assert dark.mean() == pytest.approx(0.3 * image.mean(), rel=0.02)
     assert (dark[..., 0] == dark[..., 2]).all()
     assert (draw_instance_scores(image, np.zeros((0, 12, 16))) == dark).all()
+    assert (draw_instance_scores(image, np.zeros((0, 12, 16)), maximum=1.0) == dark).all()
     assert (draw_instance_scores(image, np.zeros((3, 12, 16)), threshold=0.0) == dark).all()
 
 

@@ -23,7 +23,8 @@ class PRMPeaks(Localizer):
         network: A :class:`wsis_d2.modeling.PRMClassifier`.
         class_threshold: Least class score (a logit) for peaks of that class to count.
         peak_threshold: A peak's response (a logit) is above this.
-        relative_threshold: Least response of a peak relative to the strongest of its class.
+        relative_threshold: Least response of a peak relative to the strongest of its class; where
+            that is negative it is the only one.
         max_peaks: At most this many peaks, strongest first.
         location: "response", the maximum of the peak response map, or "cell", the peak's place in
             the class response map.
@@ -106,7 +107,8 @@ class PRMPeaks(Localizer):
         if self.relative_threshold > 0:
             strongest = responses.new_full((len(class_scores),), float("-inf"))
             strongest.scatter_reduce_(0, class_ids, responses, "amax")
-            keep &= responses >= self.relative_threshold * strongest[class_ids]
+            least = torch.where(strongest > 0, self.relative_threshold * strongest, strongest)
+            keep &= responses >= least[class_ids]
         (index,) = keep.nonzero(as_tuple=True)
         order = torch.sort(responses[index], descending=True, stable=True).indices
         return index[order[: self.max_peaks]]

@@ -167,7 +167,7 @@ def draw_instance_scores(
     color_ids = range(len(scores)) if color_ids is None else color_ids
     _check_lengths(len(scores), color_ids=color_ids)
     maximum = scores.max(initial=0) if maximum is None else maximum
-    if maximum <= 0:
+    if maximum <= 0 or not len(scores):
         return canvas
     # One map at a time: there may be hundreds.
     winner, best = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
