@@ -301,6 +301,13 @@ def _add_cam_config(cfg: CN) -> None:
     cfg.CAM.STRIDE = 4
     # Background score in the evaluation of the CAMs (IRNet's code: 0.15).
     cfg.CAM.EVAL_THRESHOLD = 0.15
+    # Maps averaged over the pixels that are alike in these features of the backbone (the pixel
+    # correlation of SEAM, CVPR 2020, with the classifier's own features), then stretched to 0 .. 1;
+    # (): the maps as they are (published).
+    cfg.CAM.CORRELATION = CN()
+    cfg.CAM.CORRELATION.FEATURES = ()
+    # Power of the correlation: the higher, the more a pixel keeps to those that are most like it.
+    cfg.CAM.CORRELATION.POWER = 3.0
 
     # Label maps made from the CAMs: 0 background, c + 1 class c, 255 unknown.
     cfg.SEEDS = CN()

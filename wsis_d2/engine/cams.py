@@ -154,9 +154,10 @@ def _settings(cfg: CfgNode, dataset_name: str, dataset: Sequence[dict]) -> dict:
         "images_sha256": image_list_digest(dataset, dataset_name),
         "weights_sha256": file_sha256(model.WEIGHTS),
         "meta_architecture": model.META_ARCHITECTURE,
-        "backbone": {**model.BACKBONE, **model.RESNETS, **model.CLASSIFIER},
+        "backbone": {**model.BACKBONE, **model.RESNETS, **model.TIMM, **model.CLASSIFIER},
         "pixels": [cfg.INPUT.FORMAT, model.PIXEL_MEAN, model.PIXEL_STD],
         "scales": cfg.CAM.SCALES,
         "flip": cfg.CAM.FLIP,
         "stride": cfg.CAM.STRIDE,
+        "correlation": {**cfg.CAM.CORRELATION},
     }

@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..layers import correlate_pixels
 from ..modeling import CAMClassifier
 
 # A class without any evidence has a maximum of 0 (as published).
@@ -25,19 +26,29 @@ def multi_scale_cams(
     scales: Sequence[float] = (1.0, 0.5, 1.5, 2.0),
     flip: bool = True,
     stride: int = 4,
+    correlation_features: Sequence[str] = (),
+    correlation_power: float = 3.0,
 ) -> Tensor:
     """The summed CAMs of an image at several scales, and of their mirror images.
 
     Source: the released code of IRNet (Ahn et al., CVPR 2019). The image is resized bicubically,
     each map bilinearly to the grid of the result, and the sum is divided by its maximum.
 
+    With features to correlate, each map is first averaged over the pixels that look alike in them
+    (:func:`~wsis_d2.layers.correlate_pixels`). That lifts the background, which always has something
+    in common with the object, so the minimum of the sum is then subtracted.
+
     Args:
-        classifier: any network with ``preprocess``, ``class_activation_maps`` and ``stride``.
+        classifier: any network with ``preprocess``, ``class_activation_maps`` and ``stride``; to
+            correlate features a :class:`~wsis_d2.modeling.CAMClassifier`.
         image: (3, H, W) in 0 .. 255, as a mapper gives it.
         image_labels: (K,) contiguous ids of the classes in the image.
         scales: factors on the sides of the image.
         flip: whether to add the maps of the mirrored images.
         stride: stride of the result.
+        correlation_features: names of features of the classifier's backbone; none: CAMs as
+            published.
+        correlation_power: see :func:`~wsis_d2.layers.correlate_pixels`.
 
     Returns:
         (K, h, w) float32 in [0, 1), the maximum of each about 1, in the order of ``image_labels``;
@@ -51,9 +62,14 @@ def multi_scale_cams(
     for scale in scales:
         scaled = _rescale(image, scale)
         views = [scaled, scaled.flip(-1)] if flip else [scaled]
-        maps = _class_activation_maps(classifier, views)[:, labels.to(image.device)].float()
+        maps, features = _class_activation_maps(classifier, views, correlation_features)
+        maps = maps[:, labels.to(image.device)].float()
+        if features:
+            maps = correlate_pixels(maps, features, correlation_power)
         cams = maps[0] + maps[1].flip(-1) if flip else maps[0]
         total += F.interpolate(cams[None], grid, mode="bilinear", align_corners=False)[0]
+    if correlation_features:
+        total -= total.amin((1, 2), keepdim=True)
     return total / (total.amax((1, 2), keepdim=True) + _EPSILON)
 
 
@@ -66,11 +82,25 @@ def _rescale(image: Tensor, scale: float) -> Tensor:
     return resized[0].round().clamp(0, 255)
 
 
-def _class_activation_maps(classifier: CAMClassifier, images: list[Tensor]) -> Tensor:
-    """(N, num_classes, h, w) CAMs of images of one size, without those of padding."""
+def _class_activation_maps(
+    classifier: CAMClassifier, images: list[Tensor], features: Sequence[str]
+) -> tuple[Tensor, list[Tensor]]:
+    """(N, num_classes, h, w) CAMs of images of one size and features, without those of padding."""
     batch = classifier.preprocess([{"image": image} for image in images])
-    height, width = (-(-side // classifier.stride) for side in images[0].shape[1:])
-    return classifier.class_activation_maps(batch.tensor)[..., :height, :width]
+    size = images[0].shape[1:]
+    if not features:
+        return _crop(classifier.class_activation_maps(batch.tensor), classifier.stride, size), []
+    maps, found = classifier.class_activation_maps_and_features(batch.tensor, features)
+    strides = (classifier.backbone.output_shape()[name].stride for name in features)
+    return (
+        _crop(maps, classifier.stride, size),
+        [_crop(feature.float(), stride, size) for feature, stride in zip(found, strides)],
+    )
+
+
+def _crop(maps: Tensor, stride: int, image_size: Sequence[int]) -> Tensor:
+    height, width = (-(-side // stride) for side in image_size)
+    return maps[..., :height, :width]
 
 
 class MultiScaleCAM(nn.Module):
@@ -81,14 +111,24 @@ class MultiScaleCAM(nn.Module):
     """
 
     @configurable
-    def __init__(self, *, classifier: nn.Module, scales: Sequence[float], flip: bool, stride: int):
+    def __init__(
+        self,
+        *,
+        classifier: nn.Module,
+        scales: Sequence[float],
+        flip: bool,
+        stride: int,
+        correlation_features: Sequence[str] = (),
+        correlation_power: float = 3.0,
+    ):
         """
         Args:
             classifier: a :class:`~wsis_d2.modeling.CAMClassifier`.
-            scales, flip, stride: see :func:`multi_scale_cams`.
+            scales, flip, stride, correlation_features, correlation_power: see
+                :func:`multi_scale_cams`.
 
         Raises:
-            UserError: the network gives no CAMs, or there is no scale.
+            UserError: the network gives no CAMs, there is no scale, or the power is not positive.
         """
         super().__init__()
         if not hasattr(classifier, "class_activation_maps"):
@@ -98,10 +138,14 @@ class MultiScaleCAM(nn.Module):
             )
         if not scales or min(scales) <= 0:
             raise UserError(f"CAM.SCALES is {tuple(scales)}: give one or more factors above 0")
+        if correlation_power <= 0:
+            raise UserError(f"CAM.CORRELATION.POWER is {correlation_power}: give a number above 0")
         self.classifier = classifier
         self.scales = tuple(scales)
         self.flip = flip
         self.stride = stride
+        self.correlation_features = tuple(correlation_features)
+        self.correlation_power = correlation_power
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -120,6 +164,8 @@ class MultiScaleCAM(nn.Module):
             "scales": cfg.CAM.SCALES,
             "flip": cfg.CAM.FLIP,
             "stride": cfg.CAM.STRIDE,
+            "correlation_features": cfg.CAM.CORRELATION.FEATURES,
+            "correlation_power": cfg.CAM.CORRELATION.POWER,
         }
 
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
@@ -137,6 +183,13 @@ class MultiScaleCAM(nn.Module):
                 f"image '{x.get('file_name')}' has no label: label it or remove it from the dataset"
             )
         cam = multi_scale_cams(
-            self.classifier, x["image"], labels, self.scales, self.flip, self.stride
+            self.classifier,
+            x["image"],
+            labels,
+            self.scales,
+            self.flip,
+            self.stride,
+            self.correlation_features,
+            self.correlation_power,
         )
         return {"cam": cam, "class_ids": torch.as_tensor(labels, dtype=torch.int64)}

@@ -8,6 +8,7 @@ from .fixed_batch_norm import FixedBatchNorm2d, convert_to_fixed_batchnorm
 from .gradients import scale_gradient
 from .peak_backprop import peak_response_maps
 from .peak_stimulation import find_peaks, peak_stimulation
+from .pixel_correlation import correlate_pixels
 from .random_walk import random_walk
 from .regions import fraction_inside
 from .relation_losses import affinitynet_losses, irnet_losses
@@ -22,6 +23,7 @@ __all__ = [
     "boundary_affinity",
     "cluster_centroids",
     "convert_to_fixed_batchnorm",
+    "correlate_pixels",
     "count_losses",
     "dense_crf_from_labels",
     "dense_crf_from_scores",

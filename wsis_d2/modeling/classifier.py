@@ -184,6 +184,24 @@ class CAMClassifier(ImageClassifier):
         """
         return self.class_response_maps(images).relu()
 
+    def class_activation_maps_and_features(
+        self, images: Tensor, names: Sequence[str]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """:meth:`class_activation_maps`, and the features of the backbone with these names.
+
+        Raises:
+            UserError: the backbone has no such feature.
+        """
+        features = self.backbone(images)
+        missing = [name for name in names if name not in features]
+        if missing:
+            raise UserError(
+                f"CAM.CORRELATION.FEATURES names {', '.join(missing)}, but the backbone gives "
+                f"{', '.join(features)}: name some of these, or add it to its OUT_FEATURES"
+            )
+        maps = self.classifier(features[self.in_feature])
+        return maps.relu(), [features[name] for name in names]
+
 
 @META_ARCH_REGISTRY.register()
 class PRMClassifier(ImageClassifier):
