@@ -53,6 +53,29 @@ def test_keys_that_decide_the_result(fingerprint, key, value, decides, monkeypat
 
 
 @pytest.mark.parametrize(
+    ("run", "key", "value", "decides"),
+    [
+        ("train", "SEEDS.FG_THRESHOLD", 0.7, False),
+        ("train", "PSEUDO_LABELS.IRNET.BG_THRESHOLD", 0.7, False),
+        ("train", "PROPOSALS.BUILTIN.LONGEST_EDGE", 7, False),
+        ("cams", "CAM.FLIP", False, True),
+        ("cams", "SEEDS.FG_THRESHOLD", 0.7, False),
+        ("cams", "SOLVER.BASE_LR", 0.7, False),
+        ("seeds", "SEEDS.FG_THRESHOLD", 0.7, True),
+        ("seeds", "DENSE_CRF.ENABLED", False, True),
+        ("seeds", "PSEUDO_LABELS.WALK.BETA", 7.0, False),
+        ("proposals", "PROPOSALS.BUILTIN.LONGEST_EDGE", 7, True),
+        ("proposals", "PSEUDO_LABELS.WALK.BETA", 7.0, False),
+        ("pseudo_labels", "SEEDS.FG_THRESHOLD", 0.7, True),
+        ("pseudo_labels", "PSEUDO_LABELS.WALK.BETA", 7.0, True),
+        ("pseudo_labels", "SOLVER.BASE_LR", 0.7, False),
+    ],
+)
+def test_sections_that_decide_nothing_in_a_stage(fingerprint, run, key, value, decides):
+    assert (fingerprint(run, key, value) != fingerprint(run)) == decides
+
+
+@pytest.mark.parametrize(
     ("run", "key", "options"),
     [
         ("train", "MODEL.WEIGHTS", ()),

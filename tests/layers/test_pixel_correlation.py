@@ -73,7 +73,8 @@ def test_a_pixel_without_features_keeps_its_value():
 
 
 @pytest.mark.parametrize(
-    "features, power", [([], 1.0), ([torch.ones(3, 2, 4, 5)], 1.0), ([torch.ones(2, 2, 4, 5)], 0.0)]
+    ("features", "power"),
+    [([], 1.0), ([torch.ones(3, 2, 4, 5)], 1.0), ([torch.ones(2, 2, 4, 5)], 0.0)],
 )
 def test_bad_arguments(features, power):
     with pytest.raises(ValueError, match="correlat"):

@@ -14,7 +14,12 @@ from wsis_d2 import add_wsis_config
 from wsis_d2.engine import WSISCheckpointer
 from wsis_d2.errors import UserError
 from wsis_d2.layers import irnet_losses
-from wsis_d2.modeling import RELATION_HEAD_REGISTRY, BoundaryHead, DisplacementHead
+from wsis_d2.modeling import (
+    RELATION_HEAD_REGISTRY,
+    BoundaryHead,
+    ContextDisplacementHead,
+    DisplacementHead,
+)
 from wsis_d2.modeling.features import resample
 from wsis_d2.modeling.seeds import batch_seeds
 
@@ -365,3 +370,31 @@ def test_training_images_without_seeds_or_too_small(model):
         model(batch)
     with pytest.raises(UserError, match=r"at most 12 x 16 pixels.*12 x 20 are needed"):
         model(inputs((12, 16)))
+
+
+def test_the_context_head_without_context_is_the_published_one():
+    torch.manual_seed(0)
+    shapes, features = features_of(61, 90, PUBLISHED_STRIDES)
+    context, plain = (
+        randomise(head(config(), shapes)) for head in (ContextDisplacementHead, DisplacementHead)
+    )
+    plain.load_state_dict(context.state_dict(), strict=False)
+    assert not torch.allclose(context(features), plain(features))
+    context.add_context = lambda coarse: coarse
+    assert torch.equal(context(features), plain(features))
+
+
+@pytest.mark.parametrize("strides", [(4, 4, 8, 16, 16), (2, 4, 8, 16, 32), (8, 8, 16, 16, 16)])
+def test_the_context_head_looks_around(strides):
+    torch.manual_seed(0)
+    shapes, features = features_of(160, 220, strides)
+    features["res5"].requires_grad_()
+    reach = []
+    for head in (DisplacementHead, ContextDisplacementHead):
+        out = randomise(head(config(), shapes)).eval()(features)
+        # Group normalisation ties all cells together, so ask who answers strongly.
+        cell = out[0, :, out.shape[2] // 2, out.shape[3] // 2].sum()
+        gradient = torch.autograd.grad(cell, features["res5"])[0][0].abs().sum(0)
+        reach.append(int((gradient > 0.05 * gradient.max()).sum()))
+    assert out.shape[-2:] == (-(-160 // 4), -(-220 // 4))
+    assert reach[1] > 2 * reach[0]

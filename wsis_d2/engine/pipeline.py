@@ -52,6 +52,7 @@ from .stage_files import (
     PSEUDO_LABEL_FILE,
     REPORT_FILE,
     UNDECIDING_KEYS,
+    UNDECIDING_SECTIONS,
     digest_path,
     outputs_exist,
     outside_inputs,
@@ -354,7 +355,7 @@ def _fingerprint(cfg: CfgNode, stage: Stage, output: str, earlier: dict[str, str
     digest.update(f"{__version__} {stage.run}\n".encode())
     deciding = cfg.clone()
     deciding.defrost()
-    for key in UNDECIDING_KEYS:
+    for key in (*UNDECIDING_KEYS, *UNDECIDING_SECTIONS.get(stage.run, ())):
         *sections, name = key.split(".")
         functools.reduce(CfgNode.__getitem__, sections, deciding).pop(name, None)
     # Paths below the output folder are the same results wherever that folder is.

@@ -37,6 +37,16 @@ UNDECIDING_KEYS = (
     "TEST.EVAL_PERIOD",
 )
 
+#: Sections that decide nothing in a stage of a kind: a new threshold of the seeds does not train the
+#: classifier again.
+UNDECIDING_SECTIONS = {
+    "train": ("CAM", "DENSE_CRF", "PROPOSALS", "PSEUDO_LABELS", "SEEDS"),
+    "cams": ("DENSE_CRF", "PROPOSALS", "PSEUDO_LABELS", "SEEDS", "SOLVER"),
+    "seeds": ("PROPOSALS", "PSEUDO_LABELS", "SOLVER"),
+    "proposals": ("CAM", "DENSE_CRF", "PSEUDO_LABELS", "SEEDS", "SOLVER"),
+    "pseudo_labels": ("SOLVER",),
+}
+
 
 def outside_inputs(cfg: CfgNode, kind: str) -> list[str]:
     """Files and folders that the config names and a stage of this kind may read.

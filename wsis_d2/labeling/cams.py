@@ -35,8 +35,8 @@ def multi_scale_cams(
     each map bilinearly to the grid of the result, and the sum is divided by its maximum.
 
     With features to correlate, each map is first averaged over the pixels that look alike in them
-    (:func:`~wsis_d2.layers.correlate_pixels`). That lifts the background, which always has something
-    in common with the object, so the minimum of the sum is then subtracted.
+    (:func:`~wsis_d2.layers.correlate_pixels`). That lifts the background, which always has
+    something in common with the object, so the minimum of the sum is then subtracted.
 
     Args:
         classifier: any network with ``preprocess``, ``class_activation_maps`` and ``stride``; to

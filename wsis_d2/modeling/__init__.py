@@ -9,7 +9,12 @@ from .irnet import IRNet
 from .matching import BestMatcher
 from .noise_aware import NoiseAwareMaskHead, NoiseAwareROIHeads, NoiseAwareRPN
 from .norm import find_norm
-from .relation_heads import RELATION_HEAD_REGISTRY, BoundaryHead, DisplacementHead
+from .relation_heads import (
+    RELATION_HEAD_REGISTRY,
+    BoundaryHead,
+    ContextDisplacementHead,
+    DisplacementHead,
+)
 from .retina_mask import RetinaMask
 from .timm_backbone import (
     TimmBackbone,
@@ -25,6 +30,7 @@ __all__ = [
     "BoundaryHead",
     "CAMClassifier",
     "DensityPRM",
+    "ContextDisplacementHead",
     "DisplacementHead",
     "IRNet",
     "NoiseAwareMaskHead",
