@@ -1,12 +1,14 @@
 """Multi-scale CAMs against Pillow and plain loops; their files."""
 
 import contextlib
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +23,7 @@ from wsis_d2.labeling import (
     read_cam,
     write_cam,
 )
+from wsis_d2.layers import correlate_pixels
 
 
 class Classifier(nn.Module):
@@ -115,6 +118,48 @@ def test_the_model_takes_input_dicts():
         assert torch.equal(output["class_ids"], labels)
     with pytest.raises(UserError, match="'a.jpg' has no label"):
         model([{"image": _image(), "file_name": "a.jpg"}])
+
+
+class ClassifierWithFeatures(Classifier):
+    """Its features: the pixels themselves, and means of 4 x 4 of them."""
+
+    def __init__(self, divisibility=8):
+        super().__init__(divisibility)
+        shapes = {
+            "fine": ShapeSpec(channels=3, stride=1),
+            "coarse": ShapeSpec(channels=3, stride=4),
+        }
+        self.backbone = SimpleNamespace(output_shape=lambda: shapes)
+
+    def class_activation_maps_and_features(self, images, names):
+        features = {"fine": images, "coarse": F.avg_pool2d(images, 4, ceil_mode=True)}
+        return self.class_activation_maps(images), [features[name] for name in names]
+
+
+def test_correlated_cams_are_averages_over_alike_pixels():
+    image, labels, names = _image(24, 36), [3, 0], ("fine", "coarse")
+    classifier = ClassifierWithFeatures(0)
+    found = multi_scale_cams(classifier, image, labels, (1.0,), False, 2, names, 2.0)
+    maps, features = classifier.class_activation_maps_and_features(image[None] - 100.0, names)
+    total = correlate_pixels(maps[:, labels], features, 2.0)[0]
+    total -= total.amin((1, 2), keepdim=True)
+    assert torch.allclose(found, total / (total.amax((1, 2), keepdim=True) + 1e-5), atol=1e-5)
+    assert found.amin((1, 2)).tolist() == [0, 0]
+
+
+def test_padding_takes_no_part_in_correlations():
+    image, labels = _image(24, 36), [1, 2]
+    options = {"correlation_features": ("fine", "coarse")}
+    padded = multi_scale_cams(ClassifierWithFeatures(8), image, labels, **options)
+    assert torch.allclose(
+        padded, multi_scale_cams(ClassifierWithFeatures(0), image, labels, **options), atol=1e-4
+    )
+
+
+def test_the_power_of_correlations_is_checked():
+    options = {"correlation_features": ("fine",), "correlation_power": 0.0}
+    with pytest.raises(UserError, match="CAM.CORRELATION.POWER is 0"):
+        MultiScaleCAM(classifier=Classifier(), scales=(1.0,), flip=True, stride=4, **options)
 
 
 def test_what_cannot_give_cams():

@@ -129,6 +129,11 @@ def test_cams_are_the_evidence_that_is_pooled():
         assert torch.allclose(model.class_activation_maps(image), evidence.clamp(min=0), atol=1e-5)
         pooled = features.mean((2, 3)) @ weight.T
         assert torch.allclose(model.aggregate(evidence), pooled, atol=1e-5)
+        maps, (found,) = model.class_activation_maps_and_features(image, ["res5"])
+        assert torch.equal(maps, model.class_activation_maps(image))
+        assert torch.equal(found, features)
+    with pytest.raises(UserError, match="CAM.CORRELATION.FEATURES names res9, but the backbone"):
+        model.class_activation_maps_and_features(image, ["res9", "res5"])
 
 
 def test_prm_scores_are_means_of_upsampled_peaks():

@@ -396,5 +396,4 @@ def test_the_context_head_looks_around(strides):
         cell = out[0, :, out.shape[2] // 2, out.shape[3] // 2].sum()
         gradient = torch.autograd.grad(cell, features["res5"])[0][0].abs().sum(0)
         reach.append(int((gradient > 0.05 * gradient.max()).sum()))
-    assert out.shape[-2:] == (-(-160 // 4), -(-220 // 4))
     assert reach[1] > 2 * reach[0]

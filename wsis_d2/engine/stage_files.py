@@ -37,8 +37,8 @@ UNDECIDING_KEYS = (
     "TEST.EVAL_PERIOD",
 )
 
-#: Sections that decide nothing in a stage of a kind: a new threshold of the seeds does not train the
-#: classifier again.
+#: Sections that decide nothing in a stage of a kind: a new threshold of the seeds does not train
+#: the classifier again.
 UNDECIDING_SECTIONS = {
     "train": ("CAM", "DENSE_CRF", "PROPOSALS", "PSEUDO_LABELS", "SEEDS"),
     "cams": ("DENSE_CRF", "PROPOSALS", "PSEUDO_LABELS", "SEEDS", "SOLVER"),
