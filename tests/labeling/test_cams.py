@@ -149,7 +149,7 @@ def test_correlated_cams_are_averages_over_alike_pixels():
 
 def test_padding_takes_no_part_in_correlations():
     image, labels = _image(24, 36), [1, 2]
-    options = {"correlation_features": ("fine", "coarse")}
+    options = {"scales": (1.0, 2.0), "correlation_features": ("fine", "coarse")}
     padded = multi_scale_cams(ClassifierWithFeatures(8), image, labels, **options)
     assert torch.allclose(
         padded, multi_scale_cams(ClassifierWithFeatures(0), image, labels, **options), atol=1e-4
