@@ -9,9 +9,10 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
-from wsis_d2.engine.launch import launch, run_in_fresh_process
+from wsis_d2.engine.launch import launch, launch_from_args, run_in_fresh_process
 from wsis_d2.errors import UserError
 from wsis_d2.evaluation import PatientEvaluators
 
@@ -165,3 +166,20 @@ def test_ten_launches_in_a_row(tmp_path):
         folder.mkdir()
         launch(_sum_of_ranks, 2, dist_url="auto", args=(folder,))
         assert (folder / "rank1").read_text().startswith("3 ")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], "auto"),
+        (["--dist-url", "tcp://127.0.0.1:5"], "tcp://127.0.0.1:5"),
+        (["--num-machines", "2", "--dist-url", "tcp://10.0.0.1:5"], "tcp://10.0.0.1:5"),
+    ],
+)
+def test_a_second_job_on_a_machine_finds_a_port(monkeypatch, options, expected):
+    asked = []
+    # wsis_d2.engine.launch is the function; its module has the same name.
+    module = sys.modules[launch_from_args.__module__]
+    monkeypatch.setattr(module, "launch", lambda *_, dist_url, **__: asked.append(dist_url))
+    launch_from_args(None, default_argument_parser().parse_args(["--num-gpus", "2", *options]))
+    assert asked == [expected]

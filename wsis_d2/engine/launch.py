@@ -16,6 +16,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from ..errors import UserError
@@ -76,13 +77,20 @@ def launch(
 
 
 def launch_from_args(main_func: Callable, args: argparse.Namespace) -> None:
-    """Run ``main_func(args)`` as the arguments of Detectron2's parser ask for."""
+    """Run ``main_func(args)`` as the arguments of Detectron2's parser ask for.
+
+    Detectron2's default for ``--dist-url`` is one port per user, so a second job on the machine
+    would find it taken: a job of one machine has a free port instead.
+    """
+    dist_url = args.dist_url
+    if args.num_machines == 1 and dist_url == default_argument_parser().get_default("dist_url"):
+        dist_url = "auto"
     launch(
         main_func,
         args.num_gpus,
         args.num_machines,
         args.machine_rank,
-        dist_url=args.dist_url,
+        dist_url=dist_url,
         args=(args,),
     )
 

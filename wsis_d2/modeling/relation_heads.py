@@ -165,11 +165,15 @@ class DisplacementHead(nn.Module):
 class ContextDisplacementHead(DisplacementHead):
     """A displacement head that looks around, for backbones that see less than a ResNet-50.
 
-    Where the centre of an object lies can only be told from its extent, and the published head sees
-    one cell at a time, through the backbone's receptive field. Here the coarse branch takes in its
-    surroundings by itself: residual blocks of dilated depthwise 5x5 convolutions at the stride of
-    the last level. (Linear and published heads on a MobileNetV2 told the vertical part of true
-    displacements twice as well as the horizontal one; see MODEL_ZOO.md.)
+    Where the centre of an object lies can only be told from its surroundings, and the published
+    head sees one cell at a time, through the backbone's receptive field. Here the coarse branch
+    takes in its surroundings by itself: residual blocks of depthwise 5x5 convolutions at the stride
+    of the last level. (On a MobileNetV2 the published head learnt the vertical part of the field
+    alone; see MODEL_ZOO.md.)
+
+    The blocks must not see the whole image: a field that points at the image's centre from
+    everywhere has no loss either, and zero padding would tell where that is. So they are few, and
+    pad by the border's values.
     """
 
     @configurable
@@ -180,7 +184,7 @@ class ContextDisplacementHead(DisplacementHead):
         stride: int,
         channels: int = 256,
         groups: int = 16,
-        dilations: Sequence[int] = (1, 2, 4),
+        dilations: Sequence[int] = (1, 1),
         **kwargs,
     ):
         """
@@ -214,6 +218,7 @@ def _depthwise(channels: int, dilation: int) -> Conv2d:
         channels,
         5,
         padding=2 * dilation,
+        padding_mode="replicate",
         dilation=dilation,
         groups=channels,
         bias=False,
