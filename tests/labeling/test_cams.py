@@ -158,8 +158,9 @@ def test_padding_takes_no_part_in_correlations():
 
 def test_the_power_of_correlations_is_checked():
     options = {"correlation_features": ("fine",), "correlation_power": 0.0}
+    classifier = ClassifierWithFeatures()
     with pytest.raises(UserError, match="CAM.CORRELATION.POWER is 0"):
-        MultiScaleCAM(classifier=Classifier(), scales=(1.0,), flip=True, stride=4, **options)
+        MultiScaleCAM(classifier=classifier, scales=(1.0,), flip=True, stride=4, **options)
 
 
 def test_what_cannot_give_cams():
@@ -167,6 +168,14 @@ def test_what_cannot_give_cams():
         MultiScaleCAM(classifier=nn.Linear(1, 1), scales=(1.0,), flip=True, stride=4)
     with pytest.raises(UserError, match="CAM.SCALES"):
         MultiScaleCAM(classifier=Classifier(), scales=(1.0, 0.0), flip=True, stride=4)
+    with pytest.raises(UserError, match="'Classifier', which does not give the features"):
+        MultiScaleCAM(
+            classifier=Classifier(),
+            scales=(1.0,),
+            flip=True,
+            stride=4,
+            correlation_features=("fine",),
+        )
 
 
 # ---- files

@@ -128,13 +128,19 @@ class MultiScaleCAM(nn.Module):
                 :func:`multi_scale_cams`.
 
         Raises:
-            UserError: the network gives no CAMs, there is no scale, or the power is not positive.
+            UserError: the network gives no CAMs or no features to correlate, there is no scale, or
+                the power is not positive.
         """
         super().__init__()
         if not hasattr(classifier, "class_activation_maps"):
             raise UserError(
                 f"MODEL.META_ARCHITECTURE is '{type(classifier).__name__}', which gives no class "
                 "activation maps: use the config of a CAMClassifier"
+            )
+        if correlation_features and not hasattr(classifier, "class_activation_maps_and_features"):
+            raise UserError(
+                f"MODEL.META_ARCHITECTURE is '{type(classifier).__name__}', which does not give the "
+                "features of CAM.CORRELATION.FEATURES: use a CAMClassifier, or set it to ()"
             )
         if not scales or min(scales) <= 0:
             raise UserError(f"CAM.SCALES is {tuple(scales)}: give one or more factors above 0")
