@@ -139,8 +139,8 @@ class MultiScaleCAM(nn.Module):
             )
         if correlation_features and not hasattr(classifier, "class_activation_maps_and_features"):
             raise UserError(
-                f"MODEL.META_ARCHITECTURE is '{type(classifier).__name__}', which does not give the "
-                "features of CAM.CORRELATION.FEATURES: use a CAMClassifier, or set it to ()"
+                f"MODEL.META_ARCHITECTURE is '{type(classifier).__name__}', which does not give "
+                "the features of CAM.CORRELATION.FEATURES: use a CAMClassifier, or set it to ()"
             )
         if not scales or min(scales) <= 0:
             raise UserError(f"CAM.SCALES is {tuple(scales)}: give one or more factors above 0")
