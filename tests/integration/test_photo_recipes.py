@@ -29,7 +29,13 @@ QUICK = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "last"), [("irnet", "mask_rcnn"), ("affinitynet", "sem_seg"), ("wise", "mask_rcnn")]
+    ("method", "last"),
+    [
+        ("irnet", "mask_rcnn"),
+        ("affinitynet", "sem_seg"),
+        ("wise", "mask_rcnn"),
+        ("wise_cams", "mask_rcnn"),
+    ],
 )
 def test_from_labels_to_a_report(method, last, datasets_root, run_tool, tmp_path):
     rows = ["file_name,labels"]
