@@ -57,7 +57,7 @@ def test_keys_that_decide_the_result(fingerprint, key, value, decides, monkeypat
     [
         ("train", "SEEDS.FG_THRESHOLD", 0.7, False),
         ("train", "PSEUDO_LABELS.IRNET.BG_THRESHOLD", 0.7, False),
-        ("train", "PROPOSALS.BUILTIN.LONGEST_EDGE", 7, False),
+        ("train", "PROPOSALS.BUILTIN.LONGEST_EDGE", 7, True),
         ("cams", "CAM.FLIP", False, True),
         ("cams", "SEEDS.FG_THRESHOLD", 0.7, False),
         ("cams", "SOLVER.BASE_LR", 0.7, False),

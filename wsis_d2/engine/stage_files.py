@@ -40,7 +40,8 @@ UNDECIDING_KEYS = (
 #: Sections that decide nothing in a stage of a kind: a new threshold of the seeds does not train
 #: the classifier again.
 UNDECIDING_SECTIONS = {
-    "train": ("CAM", "DENSE_CRF", "PROPOSALS", "PSEUDO_LABELS", "SEEDS"),
+    # PROPOSALS do: evaluation may snap masks to them (TEST.REFINE_WITH_PROPOSALS).
+    "train": ("CAM", "DENSE_CRF", "PSEUDO_LABELS", "SEEDS"),
     "cams": ("DENSE_CRF", "PROPOSALS", "PSEUDO_LABELS", "SEEDS", "SOLVER"),
     "seeds": ("PROPOSALS", "PSEUDO_LABELS", "SOLVER"),
     "proposals": ("CAM", "DENSE_CRF", "PSEUDO_LABELS", "SEEDS", "SOLVER"),
