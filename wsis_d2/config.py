@@ -103,7 +103,8 @@ def _add_solver_config(cfg: CN) -> None:
     # "SGD" (Detectron2's own) or "AdamW" (nets trained from scratch on small data).
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Learning rates of the backbone and of the layers that are new to the task, as factors on
-    # SOLVER.BASE_LR (PRM: backbone 0.01; IRNet's CAM net: classifier 10).
+    # SOLVER.BASE_LR (PRM: backbone 0.01; IRNet's CAM net: classifier 10). A feature pyramid's own
+    # layers are new to the task.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     cfg.SOLVER.HEAD_MULTIPLIER = 1.0
     # ... and of IRNet's displacement head alone (published: 10).

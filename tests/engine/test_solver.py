@@ -54,6 +54,20 @@ def test_multipliers_and_decay_per_part(cfg, name):
     assert by_parameter[id(net.classifier.weight)]["lr"] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("network", ["bottom_up", "net"])  # of FPN, of SimpleFeaturePyramid
+def test_a_pyramids_own_layers_are_new_to_the_task(cfg, network):
+    cfg.SOLVER.BACKBONE_MULTIPLIER, cfg.SOLVER.HEAD_MULTIPLIER = 0.01, 10.0
+    net = Net()
+    trained = net.backbone
+    net.backbone = torch.nn.ModuleDict({network: trained, "fpn_lateral2": torch.nn.Conv2d(4, 2, 1)})
+    optimizer = build_optimizer(cfg, net)
+    by_parameter = {id(p): g for g in optimizer.param_groups for p in g["params"]}
+    assert len(by_parameter) == len(list(net.parameters()))
+    assert by_parameter[id(trained[0].weight)]["lr"] == pytest.approx(0.001)
+    assert by_parameter[id(net.backbone["fpn_lateral2"].weight)]["lr"] == pytest.approx(1.0)
+    assert by_parameter[id(net.classifier.weight)]["lr"] == pytest.approx(1.0)
+
+
 def test_frozen_parameters_are_left_out(cfg):
     net = Net()
     net.backbone.requires_grad_(False)

@@ -18,6 +18,8 @@ from ..errors import UserError
 
 #: The one-cycle policy starts at this fraction of the base learning rate (Smith, 2018).
 ONE_CYCLE_START = 1 / 25
+# What Detectron2's feature pyramids, FPN and SimpleFeaturePyramid, call the network they stand on.
+_UNDER_PYRAMID = ("bottom_up", "net")
 
 
 def get_optimizer_params(
@@ -34,7 +36,8 @@ def get_optimizer_params(
     Args:
         model: frozen parameters are left out.
         base_lr: learning rate that the factors are on.
-        backbone_multiplier: factor for ``model.backbone``.
+        backbone_multiplier: factor for ``model.backbone``; of a feature pyramid, whose own layers are
+            new to the task, for the network under it.
         head_multiplier: factor for everything else.
         displacement_multiplier: another one, for ``model.displacement_head``.
         options: see :func:`detectron2.solver.build.get_default_optimizer_params`.
@@ -43,9 +46,15 @@ def get_optimizer_params(
         "backbone": backbone_multiplier,
         "displacement_head": head_multiplier * displacement_multiplier,
     }
+    parts = dict(model.named_children())
+    backbone = parts.get("backbone")
+    if any(name in _UNDER_PYRAMID for name, _ in getattr(backbone, "named_children", tuple)()):
+        del parts["backbone"]
+        for name, child in backbone.named_children():
+            parts["backbone" if name in _UNDER_PYRAMID else f"backbone.{name}"] = child
     return [
         group
-        for name, child in model.named_children()
+        for name, child in parts.items()
         for group in get_default_optimizer_params(
             child, base_lr=base_lr * multipliers.get(name, head_multiplier), **options
         )
