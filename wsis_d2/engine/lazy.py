@@ -17,8 +17,6 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.engine import (
-    AMPTrainer,
-    SimpleTrainer,
     create_ddp_model,
     default_setup,
     default_writers,
@@ -34,6 +32,7 @@ from ..files import check_writable_folder, write_json
 from ..parallel import synchronize_patiently
 from .checkpoint import WSISCheckpointer
 from .hooks import MeanDisplacement
+from .mixed_precision import build_train_loop
 from .trainer import resume_data
 
 logger = logging.getLogger(__name__)
@@ -109,10 +108,7 @@ def train_lazy(cfg: DictConfig, resume: bool = False) -> dict:
 
     on_gpu = torch.device(cfg.train.device).type == "cuda"
     wrapped = create_ddp_model(model, **cfg.train.ddp, **({} if on_gpu else {"device_ids": None}))
-    if cfg.train.amp.enabled and not on_gpu:
-        logger.warning("train.amp.enabled needs a GPU: training in full precision")
-    trainer_type = AMPTrainer if cfg.train.amp.enabled and on_gpu else SimpleTrainer
-    trainer = trainer_type(wrapped, loader, optimizer)
+    trainer = build_train_loop(wrapped, loader, optimizer, cfg.train.device, cfg.train.amp.enabled)
     checkpointer = _checkpointer(cfg, wrapped, cfg.train.output_dir, trainer=trainer)
     results: dict = {}
 

@@ -36,8 +36,8 @@ def get_optimizer_params(
     Args:
         model: frozen parameters are left out.
         base_lr: learning rate that the factors are on.
-        backbone_multiplier: factor for ``model.backbone``; of a feature pyramid, whose own layers are
-            new to the task, for the network under it.
+        backbone_multiplier: factor for ``model.backbone``; of a feature pyramid, whose own layers
+            are new to the task, for the network under it.
         head_multiplier: factor for everything else.
         displacement_multiplier: another one, for ``model.displacement_head``.
         options: see :func:`detectron2.solver.build.get_default_optimizer_params`.

@@ -17,7 +17,6 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.engine import (
-    AMPTrainer,
     DefaultTrainer,
     HookBase,
     SimpleTrainer,
@@ -57,6 +56,7 @@ from ..proposals import build_proposal_source
 from .checkpoint import WSISCheckpointer
 from .cli import one_sentence
 from .hooks import MeanDisplacement
+from .mixed_precision import build_train_loop
 from .solver import build_lr_scheduler, build_optimizer
 
 logger = logging.getLogger(__name__)
@@ -93,10 +93,9 @@ class Trainer(DefaultTrainer):
         on_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         ddp_options = {} if on_gpu else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **ddp_options)
-        if cfg.SOLVER.AMP.ENABLED and not on_gpu:
-            logger.warning("SOLVER.AMP.ENABLED needs a GPU: training in full precision")
-        trainer_type = AMPTrainer if cfg.SOLVER.AMP.ENABLED and on_gpu else SimpleTrainer
-        self._trainer = trainer_type(model, data_loader, optimizer)
+        self._trainer = build_train_loop(
+            model, data_loader, optimizer, cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = WSISCheckpointer(
             model,
