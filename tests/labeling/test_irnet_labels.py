@@ -6,7 +6,9 @@ import torch.nn.functional as F
 
 from wsis_d2.labeling import instances_from_relations, irnet_labels
 from wsis_d2.labeling.irnet_labels import (
+    RING_CELLS,
     IRNetCues,
+    cam_contrast,
     cues_to_instances,
     cues_to_label_map,
     find_winners,
@@ -205,3 +207,65 @@ def test_sizes_that_the_stride_does_not_divide():
     found = instances_from_relations(cam, torch.tensor([4]), boundary, displacement, size)
     assert found.image_size == size
     assert found.pred_masks.shape == (2, *size)
+
+
+def _contrast_by_loops(mask, cam, stride):
+    """Pixel by pixel: a cell counts by its part of the mask, and a cell without any is ring where
+    one with some is near."""
+    height, width = mask.shape
+    cells = {}
+    for i in range(cam.shape[0]):
+        for j in range(cam.shape[1]):
+            rows = range(i * stride, min((i + 1) * stride, height))
+            columns = range(j * stride, min((j + 1) * stride, width))
+            pixels = [bool(mask[y, x]) for y in rows for x in columns]
+            cells[i, j] = sum(pixels) / len(pixels)
+    inside = [(part, float(cam[cell])) for cell, part in cells.items() if part]
+    ring = [
+        float(cam[i, j])
+        for (i, j), part in cells.items()
+        if not part
+        and any(
+            cells.get((i + dy, j + dx), 0)
+            for dy in range(-RING_CELLS, RING_CELLS + 1)
+            for dx in range(-RING_CELLS, RING_CELLS + 1)
+        )
+    ]
+    mean = sum(part * value for part, value in inside) / sum(part for part, _ in inside)
+    return max(0.0, mean - (sum(ring) / len(ring) if ring else 0.0))
+
+
+def test_contrast_is_the_mean_inside_less_the_mean_around():
+    generator = torch.Generator().manual_seed(0)
+    height, width, stride = 70, 93, 4
+    cam = torch.rand(2, 18, 24, generator=generator)
+    masks = torch.zeros(4, height, width, dtype=torch.bool)
+    masks[0, 5:31, 60:93] = True  # up to the border, and not along the cells
+    masks[1, 66:70, 0:3] = True
+    masks[2] = True  # nothing around it
+    masks[3] = torch.rand(height, width, generator=generator) > 0.995
+    cam[1, :8, 15:] = 1
+    classes = torch.tensor([7, 2, 7, 2])
+    found = cam_contrast(masks, classes, cam, torch.tensor([2, 7]), stride)
+    maps = [cam[1], cam[0], cam[1], cam[0]]
+    expected = [_contrast_by_loops(m, c, stride) for m, c in zip(masks, maps, strict=True)]
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+    assert found[0] > 0.3
+    assert cam_contrast(masks[:0], classes[:0], cam, torch.tensor([2, 7]), stride).shape == (0,)
+
+
+def test_contrast_ranks_instances_and_leaves_their_masks():
+    cam, boundary, displacement, _ = two_squares()
+    cam[0, 5:11, 1:7], cam[0, 5:11, 9:15] = 0.4, 0.9
+    cam[0, 6, 2] = 1  # the left one has the maximum, the right one stands out
+    arguments = (cam, torch.tensor([4]), boundary, displacement, (64, 64))
+    by_walk = instances_from_relations(*arguments, normalization="instance")
+    by_contrast = instances_from_relations(*arguments, normalization="instance", score="contrast")
+    assert len(by_contrast) == len(by_walk) == 2
+    left = [int(m.any(0).float().argmax()) < 32 for m in by_contrast.pred_masks]
+    assert left == [False, True]
+    assert by_contrast.scores.tolist() == sorted(by_contrast.scores.tolist(), reverse=True)
+    masks = {bytes(m.numpy()) for m in by_walk.pred_masks}
+    assert {bytes(m.numpy()) for m in by_contrast.pred_masks} == masks
+    with pytest.raises(ValueError, match="score"):
+        instances_from_relations(*arguments, score="none")

@@ -19,6 +19,9 @@ from .cam_folder import CAMFolder
 from .detect import detect_instances
 
 NORMALIZATIONS = ("image", "instance")
+SCORES = ("walk", "contrast")
+# What surrounds an instance, for its contrast: so many cells around it.
+RING_CELLS = 6
 # Upsampled maps are made for at most that many pixels at a time: 16 MB in single precision.
 CHUNK_PIXELS = 2**22
 
@@ -208,6 +211,7 @@ def instances_from_relations(
     *,
     normalization: str = "image",
     min_area: float = 0.01,
+    score: str = "walk",
     **walk_options,
 ) -> Instances:
     """Instances of one image from its CAMs, class boundary map and displacement field (section 5).
@@ -223,20 +227,23 @@ def instances_from_relations(
         stride: Pixels per cell.
         normalization: See :func:`instance_scale`; "image" is as published.
         min_area: Smaller pieces, as a fraction of the image's area, are dropped.
+        score: "walk": an instance's score is the highest of its pixels after the walk, as
+            published, so that the best instance of every image has the score 1. "contrast": see
+            :func:`cam_contrast`, which compares instances of different images.
         walk_options: See :func:`walk_instance_cams`.
 
     Returns:
         See :func:`wsis_d2.labeling.detect_instances`. Scores are in [0, 1].
 
     Raises:
-        ValueError: An unknown normalization.
+        ValueError: An unknown normalization or score.
     """
     cam, class_ids = torch.as_tensor(cam), torch.as_tensor(class_ids)
     boundary = None if boundary is None else torch.as_tensor(boundary)
     displacement = None if displacement is None else torch.as_tensor(displacement)
     options = {"beta": beta, "num_steps": num_steps, "radius": radius, **walk_options}
     cues = walk_instance_cams(cam, class_ids, boundary, displacement, **options)
-    return cues_to_instances(cues, image_size, bg_threshold, stride, normalization, min_area)
+    return cues_to_instances(cues, image_size, bg_threshold, stride, normalization, min_area, score)
 
 
 def cues_to_instances(
@@ -246,18 +253,56 @@ def cues_to_instances(
     stride: int,
     normalization: str,
     min_area: float,
+    score: str = "walk",
 ) -> Instances:
     """The last step of :func:`instances_from_relations`."""
     if normalization not in NORMALIZATIONS:
         raise ValueError(
             f"normalization must be one of {', '.join(NORMALIZATIONS)}, got {normalization!r}"
         )
+    if score not in SCORES:
+        raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
     scores = cues.instance_scores
     scores = scores * instance_scale(
         scores, cues.instance_cams, normalization, min_area, stride=stride, size=image_size
     )
     winners, best = find_winners(scores, stride, image_size, bg_threshold)
-    return detect_instances(winners, best, cues.instance_class_ids, min_area)
+    instances = detect_instances(winners, best, cues.instance_class_ids, min_area)
+    if score == "walk":
+        return instances
+    instances.scores = cam_contrast(
+        instances.pred_masks, instances.pred_classes, cues.cam.cpu(), cues.class_ids.cpu(), stride
+    )
+    return instances[instances.scores.sort(descending=True, stable=True).indices]
+
+
+def cam_contrast(
+    masks: Tensor, class_ids: Tensor, cam: Tensor, cam_class_ids: Tensor, stride: int
+) -> Tensor:
+    """How far the CAM of an instance's class stands out in its mask from what is around it.
+
+    Args:
+        masks: (N, H, W) bool.
+        class_ids: (N,) int64, each among ``cam_class_ids``.
+        cam: (C, h, w) float in [0, 1], h = (H - 1) // stride + 1 and likewise w.
+        cam_class_ids: (C,) int64.
+        stride: Pixels per cell.
+
+    Returns:
+        (N,) float in [0, 1]: the mean over the mask less the mean over a ring of ``RING_CELLS``
+        cells around it, 0 where that is negative. What fills the image has nothing around it.
+    """
+    if not len(masks):
+        return cam.new_zeros(0)
+    coverage = F.avg_pool2d(masks.to(cam.dtype)[:, None], stride, ceil_mode=True)[:, 0]
+    near = F.max_pool2d(coverage[:, None], 2 * RING_CELLS + 1, stride=1, padding=RING_CELLS)[:, 0]
+    ring = ((near > 0) & (coverage == 0)).to(cam.dtype)
+    maps = cam[(class_ids[:, None] == cam_class_ids[None]).to(torch.uint8).argmax(1)]
+    inside, outside = (
+        (maps * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-20)
+        for weight in (coverage, ring)
+    )
+    return (inside - outside).clamp(0, 1)
 
 
 def cues_to_label_map(
@@ -292,7 +337,7 @@ class IRNetLabels(torch.nn.Module):
         stride: Stride of the network's maps.
         use_boundary, use_displacement: False leaves that part out (the paper's ablation).
         bg_threshold, sem_seg_bg_threshold: Score of the background for instances and classes.
-        normalization, min_area: See :func:`instances_from_relations`.
+        normalization, min_area, score: See :func:`instances_from_relations`.
         walk_options: See :func:`walk_instance_cams`.
     """
 
@@ -311,14 +356,18 @@ class IRNetLabels(torch.nn.Module):
         sem_seg_bg_threshold: float,
         normalization: str,
         min_area: float,
+        score: str,
         walk_options: dict,
     ):
         super().__init__()
-        if normalization not in NORMALIZATIONS:
-            raise UserError(
-                f"PSEUDO_LABELS.IRNET.NORMALIZATION is {normalization!r}: choose one of "
-                f"{', '.join(NORMALIZATIONS)}"
-            )
+        for key, value, known in (
+            ("NORMALIZATION", normalization, NORMALIZATIONS),
+            ("SCORE", score, SCORES),
+        ):
+            if value not in known:
+                raise UserError(
+                    f"PSEUDO_LABELS.IRNET.{key} is {value!r}: choose one of {', '.join(known)}"
+                )
         self.network = network
         self.cams = cams
         self.stride = stride
@@ -328,6 +377,7 @@ class IRNetLabels(torch.nn.Module):
         self.sem_seg_bg_threshold = sem_seg_bg_threshold
         self.normalization = normalization
         self.min_area = min_area
+        self.score = score
         self.walk_options = walk_options
 
     @classmethod
@@ -344,6 +394,7 @@ class IRNetLabels(torch.nn.Module):
             "sem_seg_bg_threshold": irnet.SEM_SEG_BG_THRESHOLD,
             "normalization": irnet.NORMALIZATION,
             "min_area": irnet.MIN_AREA,
+            "score": irnet.SCORE,
             "walk_options": {
                 "beta": walk.BETA,
                 "num_steps": walk.STEPS,
@@ -363,7 +414,13 @@ class IRNetLabels(torch.nn.Module):
     def _label(self, x: dict) -> dict:
         cues, size = self.relate(x), (x["height"], x["width"])
         instances = cues_to_instances(
-            cues, size, self.bg_threshold, self.stride, self.normalization, self.min_area
+            cues,
+            size,
+            self.bg_threshold,
+            self.stride,
+            self.normalization,
+            self.min_area,
+            self.score,
         )
         label_map = cues_to_label_map(cues, size, self.sem_seg_bg_threshold, self.stride)
         return {"instances": instances, "sem_seg_labels": label_map, "cues": cues}
