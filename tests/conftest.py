@@ -10,11 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from wsis_d2.data import register_builtin_datasets
 from wsis_d2.data.shapes import write_shapes
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# On a busy machine any example may take long.
+settings.register_profile("wsis_d2", deadline=None)
+settings.load_profile("wsis_d2")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -16,12 +16,13 @@ from wsis_d2.engine import build_optimizer, load_config, load_recipe
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted([*CONFIGS.rglob("recipe*.yaml"), *CONFIGS.rglob("self_training.yaml")])
+BASE_RECIPES = set((CONFIGS / "recipes").glob("*.yaml"))
 # Laid over a Mask R-CNN config, no model by themselves.
 OVERLAYS = {
     CONFIGS / f"Base-{name}.yaml"
     for name in ("CascadeMaskRCNN", "MobileNetV2", "NoiseAware", "PointRend")
 }
-STAGE_CONFIGS = sorted(set(CONFIGS.rglob("*.yaml")) - set(RECIPES) - OVERLAYS)
+STAGE_CONFIGS = sorted(set(CONFIGS.rglob("*.yaml")) - set(RECIPES) - BASE_RECIPES - OVERLAYS)
 
 
 SUPERVISION = {

@@ -9,7 +9,6 @@ from PIL import Image
 from wsis_d2.data import ImageLabelMapper, InstanceMapper, SeedMapper, SemSegMapper, write_label_map
 from wsis_d2.errors import UserError
 from wsis_d2.images import read_image
-from wsis_d2.proposals.cache import read_rgb
 
 RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)  # every value of 16 bits, once
 
@@ -99,6 +98,6 @@ def test_every_reader_reads_16_bits(tmp_path):
         SemSegMapper(**options, num_classes=3),
         InstanceMapper(**options),
     ]
-    assert np.array_equal(read_rgb(path)[..., 0], expected)
+    assert np.array_equal(read_image(path)[..., 0], expected)
     for mapper in mappers:
         assert np.array_equal(mapper(record)["image"][0].numpy(), expected), type(mapper)

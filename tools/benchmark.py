@@ -7,7 +7,8 @@ import openmp  # noqa: F401  (before torch)
 import torch
 from tabulate import tabulate
 
-from wsis_d2.engine import run_benchmarks, run_tool
+from wsis_d2.benchmarks import run_benchmarks
+from wsis_d2.engine import run_tool
 from wsis_d2.files import write_json
 
 

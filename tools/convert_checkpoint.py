@@ -7,8 +7,9 @@ configs/Base-CAM.yaml, the converted IRNet with configs/Base-IRNet.yaml.
 
 import argparse
 
-from wsis_d2.engine import convert_checkpoint, dataset_classes, run_tool
-from wsis_d2.engine.published_weights import FORMATS
+from wsis_d2.data import dataset_classes
+from wsis_d2.engine import convert_checkpoint, run_tool
+from wsis_d2.weights.published import FORMATS
 
 
 def parse_args() -> argparse.Namespace:

@@ -8,7 +8,7 @@ from detectron2.engine import default_argument_parser
 from tabulate import tabulate
 
 from wsis_d2.engine import run_recipe, run_tool
-from wsis_d2.engine.report import headline, result_table
+from wsis_d2.report.tables import headline, result_table
 
 
 def main(args) -> None:

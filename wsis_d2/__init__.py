@@ -14,7 +14,7 @@ except ImportError as error:
         "from its repository, or run 'bash tools/setup_env.sh' in a clone of wsis_d2"
     ) from error
 
-from . import data, labeling, modeling, weight_files  # noqa: F401  (they register themselves)
+from . import data, labeling, modeling, weights  # noqa: F401  (they register themselves)
 from .config import add_wsis_config
 
 __all__ = ["__version__", "add_wsis_config"]

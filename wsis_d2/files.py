@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -53,6 +54,23 @@ def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -
     write_text(path, json.dumps(to_json_value(value), indent=indent, allow_nan=False) + "\n")
 
 
+def load_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file that anybody may have written.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or it is not JSON.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise UserError(f"there is no file '{path}': check the path") from None
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested without end
+        raise UserError(f"'{path}' is not a JSON file: {error}") from None
+
+
 def read_json(path: str | os.PathLike) -> Any:
     """The content of a JSON file that this package wrote; {} where it is missing or damaged."""
     try:
@@ -85,8 +103,12 @@ def check_writable(path: str | os.PathLike) -> None:
     check_writable_folder(os.path.dirname(path))
 
 
-def check_writable_folder(folder: str | os.PathLike) -> None:
+def check_writable_folder(folder: str | os.PathLike, key: str = "folder") -> None:
     """Make sure, before any work, that files can be written to ``folder``; makes it.
+
+    Args:
+        folder: the folder.
+        key: what names it, for the message.
 
     Raises:
         UserError: they cannot.
@@ -98,8 +120,69 @@ def check_writable_folder(folder: str | os.PathLike) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"output folder '{folder}' is not writable ({error.strerror}): choose another folder"
+            f"output folder '{folder}' is not writable ({error.strerror}): choose another {key}"
         ) from error
+
+
+def file_sha256(path: str) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+#: In a folder of one file per image: how its files are made.
+SETTINGS_FILE = "settings.json"
+
+
+def folder_settings(folder: str | os.PathLike) -> Any:
+    """What the files in a folder were made with, as :func:`claim_folder` wrote it; None where the
+    folder does not say it."""
+    return read_json(os.path.join(folder, SETTINGS_FILE)) or None
+
+
+def claim_folder(
+    folder: str | os.PathLike,
+    settings: Mapping[str, Any],
+    files: Iterable[str | os.PathLike],
+    *,
+    replace: bool,
+    key: str,
+) -> None:
+    """Make a folder one whose files are made with these settings; it says so in a file of its own.
+
+    Args:
+        folder: the folder; it is made.
+        settings: what decides how the files come out.
+        files: the files in question, those that are there.
+        replace: remove files that were made with other settings, instead of refusing the folder.
+        key: the config key (or argument) that names the folder, for messages.
+
+    Raises:
+        UserError: the folder cannot be written, holds such files but does not say how they were
+            made, or, without ``replace``, holds files of other settings.
+    """
+    check_writable_folder(folder, key)
+    settings = to_json_value(settings)
+    found = folder_settings(folder)
+    if found == settings:
+        return
+    files = list(files)
+    if files and found is None:
+        raise UserError(
+            f"'{folder}' holds files such as '{os.path.basename(files[0])}' but no readable "
+            f"{SETTINGS_FILE}, so they are not ours and are left alone: choose another {key}"
+        )
+    if files and not replace:
+        raise UserError(
+            f"'{folder}' holds files of other settings (see its {SETTINGS_FILE}): choose another "
+            f"{key}, or delete that folder"
+        )
+    for file in files:
+        os.unlink(file)
+    write_json(os.path.join(folder, SETTINGS_FILE), settings, indent=2)
 
 
 def label_file(folder: str, file_name: str, image_root: str, extension: str) -> str:

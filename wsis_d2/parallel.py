@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -49,12 +50,26 @@ def synchronize_patiently() -> None:
     not started by :func:`wsis_d2.engine.launch.launch` it is that function.
 
     Raises:
-        RuntimeError: Another process is gone.
+        RuntimeError: another process is gone.
     """
     if _PATIENT_GROUP is None or comm.get_world_size() == 1:
         comm.synchronize()
     else:
         dist.barrier(group=_PATIENT_GROUP)
+
+
+@contextmanager
+def one_thread_on_cpu() -> Iterator[None]:
+    """Sums over threads depend on their number, and with them the last digits of the scores.
+
+    One thread per process, and as many processes as you like, give the same bytes.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def available_cpus() -> int:
@@ -70,14 +85,14 @@ def for_each_image(
     """Run ``work`` on the task of each image, with a progress bar.
 
     Args:
-        work: Makes what is wanted of one image and returns what the user must know if it cannot,
+        work: makes what is wanted of one image and returns what the user must know if it cannot,
             "" where all went well. Where there are processes, it and the tasks are pickled.
-        tasks: One per image.
-        what: What is made, in the plural, for the bar and the error: "proposals".
-        num_workers: Processes at the most; few images get fewer, 0 or 1 works in this one.
+        tasks: one per image.
+        what: what is made, in the plural, for the bar and the error: "proposals".
+        num_workers: processes at the most; few images get fewer, 0 or 1 works in this one.
 
     Raises:
-        UserError: Some images failed; the others are done first.
+        UserError: some images failed; the others are done first.
     """
     num_workers = min(num_workers, len(tasks) // _MIN_IMAGES_PER_WORKER)
     failures: list[str] = []

@@ -20,6 +20,7 @@ from wsis_d2.data import (
     RandomHue,
     build_image_level_augmentation,
 )
+from wsis_d2.engine.supervision import build_supervision
 from wsis_d2.errors import UserError
 
 HEIGHT, WIDTH = 30, 60
@@ -84,7 +85,7 @@ def test_no_mask_or_box_leaks(cfg, full_dict, is_train):
 @pytest.mark.parametrize("is_train", [True, False])
 def test_lower_counts_pass_where_they_are_the_supervision(cfg, full_dict, is_train):
     cfg.DATASETS.SUPERVISION, cfg.DATASETS.MAX_COUNT = "image_counts", 1
-    output = ImageLabelMapper(cfg, is_train)(full_dict)
+    output = build_supervision(cfg).label_mapper(is_train)(full_dict)
     assert set(output) - {"image_counts"} == {
         *("image", "image_labels", "height", "width", "file_name", "image_id")
     }
@@ -93,7 +94,7 @@ def test_lower_counts_pass_where_they_are_the_supervision(cfg, full_dict, is_tra
     assert output["image_counts"].tolist() == [1, 2]
     for supervision in ("image_labels", "seeds", "masks"):
         cfg.DATASETS.SUPERVISION = supervision
-        assert "image_counts" not in ImageLabelMapper(cfg, is_train)(full_dict)
+        assert "image_counts" not in build_supervision(cfg).label_mapper(is_train)(full_dict)
 
 
 def test_output_at_test_time(cfg, image_dict):

@@ -289,7 +289,7 @@ def test_coco_json_gives_labels_alone(root, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not in COCO's instance format"),
+        ("{", "is not a JSON file"),
         ("[]", "not in COCO's instance format"),
         ("{}", "needs the keys images, annotations, categories"),
         (coco([(1, "a.jpg")], [(2, 1)], [(1, "dog")]), "not in COCO's .*unknown: 2"),

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from PIL import Image
+from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
 from wsis_d2.data import (
@@ -194,7 +194,7 @@ def test_registered_split(devkit, catalog):
     for key in ("file_name", "image_id", "height", "width"):
         assert instances[key] == image_level[key]
     assert [a["category_id"] for a in instances["annotations"]] == [1, 1, 2]
-    decoded = mask_util.decode(instances["annotations"][2]["segmentation"])
+    decoded = mask_utils.decode(instances["annotations"][2]["segmentation"])
     np.testing.assert_array_equal(decoded, OBJECTS == 3)
 
 
@@ -342,7 +342,7 @@ def test_label_maps_must_be_maps(devkit, tmp_path):
             str(devkit), "Segmentation/train", CLASSES, str(tmp_path / "x.json")
         )
     path.unlink()
-    with pytest.raises(UserError, match="is absent"):
+    with pytest.raises(UserError, match="is missing"):
         convert_voc_instances_to_coco(
             str(devkit), "Segmentation/train", CLASSES, str(tmp_path / "x.json")
         )

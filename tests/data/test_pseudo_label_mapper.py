@@ -9,7 +9,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.env import seed_all_rng
-from pycocotools import mask as mask_util
+from pycocotools import mask as mask_utils
 
 from wsis_d2 import add_wsis_config
 from wsis_d2.data import ImageRegion, PseudoLabelMapper, add_loss_weights
@@ -18,9 +18,9 @@ SIZE = (20, 30)
 
 
 def annotation(mask, category=0, iscrowd=0, **more):
-    rle = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
+    rle = mask_utils.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {
-        "bbox": mask_util.toBbox(rle).tolist(),
+        "bbox": mask_utils.toBbox(rle).tolist(),
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": category,
         "segmentation": rle,

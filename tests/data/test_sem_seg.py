@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -12,6 +11,7 @@ from detectron2.data import detection_utils as utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools import mask as mask_utils
 
 from wsis_d2 import add_wsis_config
 from wsis_d2.data import SemSegMapper, register_builtin_datasets, register_own_datasets
@@ -120,7 +120,7 @@ def own_dataset(cfg, folder, masks):
     (folder / "labels.csv").write_text("file_name,labels\na.jpg,cat;dog\n")
     annotations = []
     for category_id, mask, is_crowd in masks:
-        rle = mask_util.encode(np.asfortranarray(mask, np.uint8))
+        rle = mask_utils.encode(np.asfortranarray(mask, np.uint8))
         annotations.append(
             {
                 "id": len(annotations) + 1,
@@ -128,7 +128,7 @@ def own_dataset(cfg, folder, masks):
                 "category_id": category_id,
                 "segmentation": {"size": [4, 6], "counts": rle["counts"].decode()},
                 "area": int(np.sum(mask)),
-                "bbox": mask_util.toBbox(rle).tolist(),
+                "bbox": mask_utils.toBbox(rle).tolist(),
                 "iscrowd": is_crowd,
             }
         )

@@ -1,14 +1,16 @@
 """Label generators from configs: every localiser and selector, and what the file says of them."""
 
 import pytest
+import torch
 from conftest import ROOT
 
 from wsis_d2.data import register_builtin_datasets
+from wsis_d2.data.image_folder import ImageFolder
 from wsis_d2.engine import load_config
-from wsis_d2.engine.label_folder import LabelFolder
-from wsis_d2.engine.pseudo_labels import label_info
+from wsis_d2.engine.stages.pseudo_labels import label_info
 from wsis_d2.errors import UserError
 from wsis_d2.labeling import (
+    LABEL_GENERATOR_REGISTRY,
     PRM,
     SELECTOR_REGISTRY,
     PRMScore,
@@ -67,8 +69,22 @@ def test_parts_that_do_not_exist_or_fit(localizer, options, match):
         build_label_generator(_config(localizer, *options))
 
 
+def test_a_generator_is_a_label_generator():
+    @LABEL_GENERATOR_REGISTRY.register()
+    class Stranger(torch.nn.Module):
+        def __init__(self, cfg):
+            super().__init__()
+
+    cfg = _config("PRMPeaks", "PSEUDO_LABELS.GENERATOR", "Stranger")
+    try:
+        with pytest.raises(UserError, match="'Stranger' is no wsis_d2.labeling.LabelGenerator"):
+            build_label_generator(cfg)
+    finally:
+        LABEL_GENERATOR_REGISTRY._obj_map.pop("Stranger")
+
+
 def test_info_says_what_the_labels_depend_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(LabelFolder, "content_fingerprint", lambda self: f"of {self.folder}")
+    monkeypatch.setattr(ImageFolder, "content_fingerprint", lambda self: f"of {self.folder}")
     weights = tmp_path / "weights"
     weights.write_bytes(b"weights")
     for localizer, cams in (("PRMPeaks", None), ("IRNetCentroids", "of some_folder")):

@@ -12,9 +12,6 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from wsis_d2.data import (
     SHAPES_CLASSES,
-    ImageLabelMapper,
-    InstanceMapper,
-    SeedMapper,
     ground_truth_json,
     register_builtin_datasets,
     write_label_map,
@@ -27,6 +24,7 @@ from wsis_d2.engine import (
     load_lazy_config,
     setup,
 )
+from wsis_d2.engine.supervision import build_supervision
 from wsis_d2.files import label_file
 
 LAZY = ROOT / "configs" / "lazy"
@@ -47,12 +45,6 @@ PAIRS = {
     "shapes/density_prm_R_50_slim.py": "shapes/wise_counts/classifier.yaml",
     "shapes/retina_mask_R_50_slim_FPN.py": "shapes/retina_mask_R_50_slim_FPN.yaml",
     "shapes/mask_rcnn_R_50_slim_FPN.py": "shapes/mask_rcnn_R_50_slim_FPN.yaml",
-}
-MAPPERS = {
-    "image_labels": ImageLabelMapper,
-    "image_counts": ImageLabelMapper,
-    "seeds": SeedMapper,
-    "masks": InstanceMapper,
 }
 
 
@@ -147,23 +139,23 @@ def _groups(optimizer, model):
 
 def test_data_are_the_yaml_configs(pair):
     lazy, cfg = pair
-    train, mapper_type = lazy.dataloader.train, MAPPERS[cfg.DATASETS.SUPERVISION]
+    train, supervision = lazy.dataloader.train, build_supervision(cfg)
     assert (train.dataset.names,) == cfg.DATASETS.TRAIN
     assert train.dataset.get("source", "") == cfg.DATASETS.PSEUDO.SOURCE
     assert train.total_batch_size == cfg.SOLVER.IMS_PER_BATCH
     assert train.num_workers == cfg.DATALOADER.NUM_WORKERS
-    _assert_same_mapper(instantiate(train.mapper), mapper_type(cfg, is_train=True))
+    _assert_same_mapper(instantiate(train.mapper), supervision.mapper(is_train=True))
     if cfg.DATASETS.TEST:
         test = lazy.dataloader.test
         assert (test.dataset.names,) == cfg.DATASETS.TEST
-        _assert_same_mapper(instantiate(test.mapper), mapper_type(cfg, is_train=False))
+        _assert_same_mapper(instantiate(test.mapper), supervision.mapper(is_train=False))
     else:
         assert "evaluator" not in lazy.dataloader
     if "train_images" in lazy.dataloader:
         images = lazy.dataloader.train_images
         names = cfg.DATASETS.MEAN_DISPLACEMENT or cfg.DATASETS.TRAIN
         assert (images.dataset.names,) == names
-        _assert_same_mapper(instantiate(images.mapper), ImageLabelMapper(cfg, is_train=False))
+        _assert_same_mapper(instantiate(images.mapper), supervision.label_mapper(is_train=False))
 
 
 def _assert_same_mapper(mapper, expected):

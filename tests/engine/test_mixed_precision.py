@@ -8,7 +8,7 @@ from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from wsis_d2.engine.mixed_precision import build_train_loop
+from wsis_d2.engine.train_loop import build_train_loop
 
 bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
@@ -62,7 +62,7 @@ def test_full_precision_unless_asked_for():
 
 def test_a_cpu_without_it_trains_in_full_precision_and_says_so(monkeypatch, caplog):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    with caplog.at_level(logging.WARNING, logger="wsis_d2.engine.mixed_precision"):
+    with caplog.at_level(logging.WARNING, logger="wsis_d2.engine.train_loop"):
         loop, model = _loop(True)
     assert "AVX-512" in caplog.text
     assert _run(loop) < 1e-6

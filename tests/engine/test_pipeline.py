@@ -1,6 +1,9 @@
 """Recipes: what is read, what is refused, and which options reach which stage."""
 
+import dataclasses
+
 import pytest
+import yaml
 
 from wsis_d2.engine.pipeline import load_recipe, stage_config
 from wsis_d2.errors import UserError
@@ -54,6 +57,8 @@ def test_options_with_mistakes(recipe, options, message):
         ("title: x\nstages: [{name: a, run: trian, config: c.yaml}]", "runs 'trian'"),
         ("title: x\nstages: [{name: a, run: train, options: {K: '{b}/f'}}]", "needs b"),
         ("stages: 3", "is not a recipe"),
+        ("- a list", "is not a recipe"),
+        ("title: x\nstages: {a: {run: train}}", "is not a recipe"),
         ("title: [", "not valid YAML"),
     ],
 )
@@ -64,3 +69,87 @@ def test_recipes_with_mistakes(tmp_path, text, message):
         load_recipe(str(path))
     with pytest.raises(UserError, match="does not exist"):
         load_recipe(str(tmp_path / "none.yaml"))
+
+
+BASE = """
+title: A base
+stages:
+  - {name: first, run: train, config: config.yaml, options: {SEED: 1, SOLVER.MAX_ITER: 7}}
+  - {name: second, run: train, config: config.yaml}
+  - {name: report, run: report, config: config.yaml}
+"""
+
+
+def _load(folder, **files):
+    """The recipe ``recipe.yaml`` of files that are given by their names without the ending."""
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return load_recipe(str(folder / "recipe.yaml"))
+
+
+def test_a_report_reads_all_earlier_stages_where_it_does_not_say(tmp_path):
+    assert _load(tmp_path, recipe=BASE).stages[2].inputs == ("first", "second")
+    said = BASE.replace("run: report,", "run: report, inputs: [second],")
+    assert _load(tmp_path, recipe=said).stages[2].inputs == ("second",)
+
+
+def test_a_recipe_takes_over_its_base(tmp_path):
+    (tmp_path / "bases").mkdir()
+    (tmp_path / "bases" / "base.yaml").write_text(BASE)
+    base = load_recipe(str(tmp_path / "bases" / "base.yaml"))
+    recipe = _load(tmp_path, recipe="_BASE_: bases/base.yaml")
+    # Configs are beside the recipe that is run.
+    assert recipe == dataclasses.replace(base, folder=str(tmp_path))
+    assert _load(tmp_path, recipe="_BASE_: bases/base.yaml\ntitle: x").title == "x"
+
+
+def test_a_recipe_changes_adds_and_leaves_out_stages_by_name(tmp_path):
+    middle = """
+        _BASE_: base.yaml
+        stages:
+          first: {config: other.yaml, options: {SEED: 2}}
+          third: {after: first, run: seeds, options: {CAM.PATH: "{first}/maps"}}
+    """
+    recipe = "{_BASE_: middle.yaml, title: x, stages: {second: null, third: {run: cams}}}"
+    recipe = _load(tmp_path, base=BASE, middle=middle, recipe=recipe)
+    whole = """
+        title: x
+        stages:
+          - {name: first, run: train, config: other.yaml, options: {SEED: 2, SOLVER.MAX_ITER: 7}}
+          - {name: third, run: cams, options: {CAM.PATH: "{first}/maps"}}
+          - {name: report, run: report, config: config.yaml, inputs: [first, third]}
+    """
+    assert recipe == _load(tmp_path, recipe=whole)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"_BASE_": "recipe.yaml"}, "recipe.yaml is its own base"),
+        ({"_BASE_": "circle.yaml"}, "its own base .*recipe.yaml -> .*circle.yaml -> .*recipe.yaml"),
+        ({"_BASE_": "none.yaml"}, "none.yaml does not exist: check the _BASE_ of .*recipe.yaml"),
+        ({"_BASE_": "."}, "cannot be read .*: check the _BASE_"),
+        ({"_BASE_": ["base.yaml"]}, "name one recipe file"),
+        ({"_BASE_": "list.yaml"}, "list.yaml is not a recipe: it needs a title and stages"),
+        ({"_BASE_": "config.yaml"}, "config.yaml is not a recipe: it needs a title and stages"),
+        ({"_BASE_": "base.yaml", "stage": {}}, "has stage: it takes _BASE_, title, stages"),
+        ({"_BASE_": "base.yaml", "stages": [{"name": "first"}]}, "must be changes by name"),
+        ({"_BASE_": "base.yaml", "stages": {"first": "c.yaml"}}, "'first' .* is 'c.yaml': give it"),
+        (
+            {"_BASE_": "base.yaml", "stages": {"frist": {"config": "c.yaml"}}},
+            "changes stage 'frist', but its _BASE_ has first, second, report",
+        ),
+        ({"_BASE_": "base.yaml", "stages": {"frist": None}}, "changes stage 'frist'"),
+        (
+            {"_BASE_": "base.yaml", "stages": {"new": {"after": "frist", "run": "train"}}},
+            "correct the name, or say 'after: STAGE'",
+        ),
+        ({"_BASE_": "base.yaml", "stages": {"first": {"after": "second"}}}, "'after'"),
+        ({"_BASE_": "base.yaml", "stages": {"first": {"options": "SEED 3"}}}, "is not a recipe"),
+        ({"_BASE_": "base.yaml", "stages": {"new": {"after": "first"}}}, "'run'"),
+    ],
+)
+def test_inheritance_with_mistakes(tmp_path, recipe, message):
+    others = {"base": BASE, "list": "- a", "config": "SEED: 3", "circle": "_BASE_: recipe.yaml"}
+    with pytest.raises(UserError, match=message):
+        _load(tmp_path, recipe=yaml.dump(recipe), **others)

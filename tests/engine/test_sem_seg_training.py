@@ -13,10 +13,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from PIL import Image
 from torch import nn
 
-from wsis_d2.data import SemSegMapper, register_builtin_datasets
+from wsis_d2.data import SemSegMapper, register_builtin_datasets, training_classes
 from wsis_d2.data.label_maps import read_label_map, write_label_map
 from wsis_d2.engine import load_config
-from wsis_d2.engine.trainer import Trainer, class_names
+from wsis_d2.engine.trainer import Trainer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "shapes"
 HAS_DEEPLAB = importlib.util.find_spec("detectron2.projects.deeplab") is not None
@@ -75,8 +75,8 @@ def test_number_of_classes_is_that_of_the_source(datasets_root, tmp_path, config
     register_builtin_datasets(str(datasets_root))
     cfg = load_config(str(CONFIGS / config), ["DATASETS.PSEUDO.SEM_SEG_ROOT", str(tmp_path)])
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 6
-    assert class_names(cfg) == CLASSES
-    assert class_names(cfg) == MetadataCatalog.get(cfg.DATASETS.TEST[0]).stuff_classes
+    assert training_classes(cfg) == CLASSES
+    assert training_classes(cfg) == MetadataCatalog.get(cfg.DATASETS.TEST[0]).stuff_classes
 
 
 @pytest.mark.parametrize("config", [FPN, pytest.param(DEEPLAB, marks=needs_deeplab)])

@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 from wsis_d2.data import register_builtin_datasets
-from wsis_d2.engine.pipeline import Recipe, Stage, _fingerprint, _read_result, stage_config
-from wsis_d2.engine.stage_files import digest_path, write_outputs
+from wsis_d2.engine.pipeline import Recipe, Stage, _read_result, stage_config
+from wsis_d2.engine.stages.files import digest_path, stage_fingerprint, write_outputs
 from wsis_d2.files import write_json
+from wsis_d2.proposals import build_proposal_source
 
 CONFIG = "DATASETS:\n  TRAIN: ('shapes_train',)\nMODEL:\n  DEVICE: cpu\n"
 
@@ -27,7 +28,7 @@ def fingerprint(tmp_path, datasets_root):
         )
         recipe, output = Recipe("A test", stages, str(tmp_path)), str(tmp_path / "out")
         cfg = stage_config(recipe, stages[1], output, [str(o) for o in opts])
-        return _fingerprint(cfg, stages[1], output, {"first": "0"})
+        return stage_fingerprint(cfg, run, ["first"], output, {"first": "0"})
 
     yield compute
     register_builtin_datasets()
@@ -160,6 +161,8 @@ def test_a_stage_is_done_while_its_outputs_exist(tmp_path, datasets_root, run, m
     recipe = Recipe("A test", (stage,), str(tmp_path))
     paths = [x for key in ("CAM", "SEEDS", "PROPOSALS") for x in (f"{key}.PATH", folder / "maps")]
     cfg = stage_config(recipe, stage, str(tmp_path / "out"), [str(x) for x in paths])
+    if run == "proposals":
+        build_proposal_source(cfg)  # says in its folder how they are made
     # What a stage of this kind always makes.
     for name in ("model_final.pth", "pseudo_labels.json", "../report.html", made):
         path = folder / name.format(image.stem)

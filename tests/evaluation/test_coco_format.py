@@ -1,23 +1,20 @@
 """Readers of COCO files and masks: what they take, and that nothing else breaks them."""
 
 import contextlib
-import itertools
 import json
 
 import numpy as np
-import pycocotools.mask as mask_util
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as mask_utils
 
 from wsis_d2.errors import UserError
 from wsis_d2.evaluation import (
     load_coco_detections,
     load_coco_ground_truths,
     read_coco_json,
-    to_rle,
 )
-from wsis_d2.evaluation.coco_format import _run_lengths
 
 masks = st.builds(
     lambda h, w, p, seed: np.random.default_rng(seed).random((h, w)) < p,
@@ -48,67 +45,7 @@ json_values = st.recursive(
 
 
 def encode(mask):
-    return mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
-
-
-@settings(max_examples=100, deadline=None)
-@given(masks)
-def test_run_lengths_are_those_of_the_mask(mask):
-    runs = [(value, len(list(run))) for value, run in itertools.groupby(mask.ravel(order="F"))]
-    want = [n for _, n in runs]
-    if runs[0][0]:
-        want = [0, *want]
-    assert _run_lengths(encode(mask)["counts"]).tolist() == want
-
-
-def test_run_lengths_of_a_large_mask():
-    mask = np.zeros((3000, 4000), dtype=bool)
-    mask[:, 1500:3900:7] = True
-    assert _run_lengths(encode(mask)["counts"]).sum() == mask.size
-    assert _run_lengths(encode(~mask)["counts"])[1::2].sum() == (~mask).sum()
-
-
-@settings(max_examples=200, deadline=None)
-@given(masks, st.data())
-def test_damaged_rles_are_refused_or_stay_masks(mask, data):
-    rle = encode(mask)
-    counts = bytearray(rle["counts"])
-    for _ in range(data.draw(st.integers(0, 3))):
-        position = data.draw(st.integers(0, len(counts) - 1))
-        counts[position] = data.draw(st.integers(0, 255))
-    damaged = {"size": rle["size"], "counts": bytes(counts[: data.draw(st.integers(0, 60))])}
-    try:
-        read = to_rle(damaged)
-    except ValueError:
-        return
-    # What is let through is a mask, with which pycocotools' IoU comes to an end.
-    decoded = mask_util.decode(read).astype(bool)
-    assert decoded.shape == mask.shape
-    union = (decoded | mask).sum()
-    iou = mask_util.iou([read], [rle], [0])[0, 0]
-    assert union == 0 or iou == pytest.approx((decoded & mask).sum() / union)
-
-
-@settings(max_examples=200, deadline=None)
-@given(json_values)
-def test_any_value_is_a_mask_or_a_value_error(value):
-    try:
-        rle = to_rle(value, (4, 5))
-    except ValueError:
-        return
-    assert mask_util.decode(rle).shape == tuple(rle["size"])
-
-
-def test_polygons():
-    # The right half of a 4 x 6 image, as two polygons, and points that are no outline.
-    polygons = [[3, 0, 6, 0, 6, 2, 3, 2], [3, 2, 6, 2, 6, 4, 3, 4], [0, 0, 3, 3]]
-    want = np.zeros((4, 6), dtype=np.uint8)
-    want[:, 3:] = 1
-    assert (mask_util.decode(to_rle(polygons, (4, 6))) == want).all()
-    with pytest.raises(ValueError, match="three points"):
-        to_rle(polygons[2:], (4, 6))
-    with pytest.raises(ValueError, match="not known"):
-        to_rle(polygons)
+    return mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
 def dataset(**changes):
@@ -141,7 +78,7 @@ def save(tmp_path, content, name="file.json"):
 def test_ground_truths_leave_crowds_out(tmp_path):
     truths = load_coco_ground_truths(save(tmp_path, dataset()))
     assert [t["category_id"] for t in truths] == [2, 2]
-    assert [int(mask_util.area(t["segmentation"])) for t in truths] == [12, 12]
+    assert [int(mask_utils.area(t["segmentation"])) for t in truths] == [12, 12]
 
 
 def test_detections_of_a_dataset_and_of_a_results_list(tmp_path):

@@ -4,10 +4,10 @@ import json
 import math
 
 import numpy as np
-import pycocotools.mask as mask_util
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as mask_utils
 
 from wsis_d2.errors import UserError
 from wsis_d2.evaluation import (
@@ -21,7 +21,7 @@ THRESHOLDS = (0.25, 0.5, 0.7, 0.75)
 
 
 def rle(mask):
-    return mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
 def box(x0, x1, y0=0, y1=10, size=(10, 100)):

@@ -3,11 +3,11 @@
 import json
 
 import numpy as np
-import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from pycocotools import mask as mask_utils
 
 from wsis_d2.errors import UserError
 from wsis_d2.evaluation import InstanceMaskEvaluator
@@ -25,7 +25,7 @@ def gt_file(tmp_path, image_ids=(1, 2, 3)):
     annotations = []
     for image_id in image_ids:
         for category_id, x in ((5, 0), (11, 20)):
-            rle = mask_util.encode(np.asfortranarray(square(x)))
+            rle = mask_utils.encode(np.asfortranarray(square(x)))
             rle["counts"] = rle["counts"].decode()
             annotations.append(
                 {

@@ -5,8 +5,8 @@ import logging
 import math
 
 import numpy as np
-import pycocotools.mask as mask_util
 import pytest
+from pycocotools import mask as mask_utils
 
 from wsis_d2.errors import UserError
 from wsis_d2.evaluation import evaluate_mask_files
@@ -17,7 +17,7 @@ SIZE = (100, 120)
 def annotation(image_id, category_id, x, width=40, **more):
     mask = np.zeros(SIZE, dtype=np.uint8)
     mask[:40, x : x + width] = 1
-    rle = mask_util.encode(np.asfortranarray(mask))
+    rle = mask_utils.encode(np.asfortranarray(mask))
     rle["counts"] = rle["counts"].decode()
     return {"image_id": image_id, "category_id": category_id, "segmentation": rle, **more}
 

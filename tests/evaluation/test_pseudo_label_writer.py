@@ -9,7 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json, register_coco_instances
 from detectron2.structures import Boxes, Instances
-from pycocotools import mask as mask_util
+from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
 from wsis_d2.errors import UserError
@@ -109,7 +109,7 @@ def test_round_trip_through_pycocotools_and_detectron2(dataset, tmp_path):
         )
         assert [len(r["annotations"]) for r in records] == [0, 3, 1, 0, 2]
         masks = [a["segmentation"] for r in records for a in r["annotations"]]
-        assert all(mask_util.decode(m).shape == SIZE for m in masks)
+        assert all(mask_utils.decode(m).shape == SIZE for m in masks)
         assert MetadataCatalog.get(f"{NAME}_loaded").thing_classes == ["bird", "cat", "dog"]
     finally:
         DatasetCatalog.remove(f"{NAME}_loaded")

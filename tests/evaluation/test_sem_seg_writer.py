@@ -139,7 +139,7 @@ def test_folder_that_cannot_be_written(dataset, tmp_path):
 
 def test_images_that_would_share_a_label_map(dataset, tmp_path):
     twin = {**dataset[0], "file_name": dataset[0]["file_name"][:-3] + "png", "image_id": 1}
-    with pytest.raises(UserError, match=r"12\.jpg' and .*12\.png' would share"):
+    with pytest.raises(UserError, match=r"12\.jpg' and .*12\.png' have the same name"):
         SemSegLabelWriter(NAME, str(tmp_path / "maps"), SETTINGS, [*dataset, twin])
 
 

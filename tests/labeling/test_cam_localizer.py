@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wsis_d2.errors import UserError
 from wsis_d2.labeling import CAMMaxima, MultiScaleCAM
-from wsis_d2.labeling.cam_localizer import cam_maxima
+from wsis_d2.labeling.localizers.cam_maxima import cam_maxima
 
 SIZE = (32, 48)
 SIGMA = 4.0

@@ -17,6 +17,7 @@ class Counting(torch.nn.Module):
     def __init__(self, maps, density):
         super().__init__()
         self.maps, self.density = maps, density
+        self.runs = 0
         self.cells = torch.nn.Conv2d(3, 1, 8, stride=8, bias=False)
         torch.nn.init.constant_(self.cells.weight, 1 / 192)
 
@@ -29,8 +30,9 @@ class Counting(torch.nn.Module):
     def class_response_maps(self, images):
         return self.maps[None] * (self.cells(images) / self.cells(images).detach())
 
-    def density_maps(self, images):
-        return self.density[None].clone()
+    def response_and_density_maps(self, images):
+        self.runs += 1
+        return self.class_response_maps(images), self.density[None].clone()
 
     def stimulate(self, maps):
         logits, peaks = peak_stimulation(maps, threshold=0.5)
@@ -91,6 +93,11 @@ def test_density_sums_to_the_counts(network):
     network.density[0] *= 2  # 6.6 in all: more than five is no contradiction
     assert locate(network, [0], [5]).density_maps.sum().item() == pytest.approx(6.6)
     assert torch.equal(network.density[0] / 2, before[0])
+
+
+def test_the_network_runs_once_ahead_of_the_peaks(network):
+    locate(network, [0, 1], [2, 1])
+    assert network.runs == 1
 
 
 def test_a_class_without_peaks_or_density(network):

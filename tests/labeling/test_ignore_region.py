@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.structures import Instances
 
-from wsis_d2.labeling import AddIgnoreRegions, ignore_regions
+from wsis_d2.labeling import WISE, IRNetLabels, LabelGenerator, ignore_regions
 
 SIZE = (8, 10)
 
@@ -60,29 +60,38 @@ class PeakCues:
     class_response_maps: torch.Tensor
 
 
-class Generator(torch.nn.Module):
-    def __init__(self, cues):
+class Generator(LabelGenerator):
+    def __init__(self, cues, ignore_threshold):
         super().__init__()
-        self.cues = cues
+        self.cues, self.ignore_threshold = cues, ignore_threshold
 
-    def forward(self, batched_inputs):
-        return [{"instances": instances(), "cues": self.cues} for _ in batched_inputs]
+    def label(self, x):
+        return {"instances": instances(), "cues": self.cues}
+
+
+class OfCAMs(Generator):
+    evidence = IRNetLabels.evidence
+
+
+class OfPeaks(Generator):
+    evidence = WISE.evidence
 
 
 @pytest.mark.parametrize("kind", ["cams", "peaks"])
-def test_the_hook_finds_the_evidence_of_the_labelled_classes(kind):
+def test_generators_add_the_regions_of_the_labelled_classes(kind):
     maps = torch.rand(4, *SIZE)
     labels = torch.tensor([1, 3])
-    cues = CAMCues(maps[labels], labels) if kind == "cams" else PeakCues(maps)
-    generator = Generator(cues)
-    generator.register_forward_hook(AddIgnoreRegions(0.8))
+    if kind == "cams":
+        generator = OfCAMs(CAMCues(maps[labels], labels), 0.8)
+    else:
+        generator = OfPeaks(PeakCues(maps), 0.8)
     (output,) = generator([{"image_labels": labels}])
     expected = ignore_regions(maps[labels], labels, instances(), 0.8)
     assert torch.equal(output["ignore_regions"].pred_masks, expected.pred_masks)
     assert output["ignore_regions"].pred_classes.tolist() == [1, 3]
+    generator.ignore_threshold = 0.0
+    assert "ignore_regions" not in generator([{"image_labels": labels}])[0]
 
 
 def test_a_generator_without_evidence_has_no_regions():
-    generator = Generator(None)
-    generator.register_forward_hook(AddIgnoreRegions(0.8))
-    assert "ignore_regions" not in generator([{"image_labels": torch.tensor([1])}])[0]
+    assert "ignore_regions" not in Generator(None, 0.8)([{"image_labels": torch.tensor([1])}])[0]

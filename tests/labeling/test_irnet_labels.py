@@ -4,13 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wsis_d2.labeling import instances_from_relations, irnet_labels
-from wsis_d2.labeling.irnet_labels import (
+from wsis_d2.labeling import instances_from_relations, irnet_walk
+from wsis_d2.labeling.irnet import (
     RING_CELLS,
-    IRNetCues,
     cam_contrast,
     cues_to_instances,
     cues_to_label_map,
+)
+from wsis_d2.labeling.irnet_walk import (
+    IRNetCues,
     find_winners,
     instance_scale,
     upsampled_maximum,
@@ -173,7 +175,7 @@ def test_cells_beyond_the_image_do_not_count():
 
 @pytest.mark.parametrize("pixels", [1, 47 * 55 * 3, 2**22])
 def test_many_instances_a_few_at_a_time(monkeypatch, pixels):
-    monkeypatch.setattr(irnet_labels, "CHUNK_PIXELS", pixels)
+    monkeypatch.setattr(irnet_walk, "CHUNK_PIXELS", pixels)
     torch.manual_seed(0)
     size = (47, 55)
     scores = torch.rand(11, 12, 14) ** 4 * torch.rand(11, 1, 1)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from wsis_d2.labeling import IRNetCentroids
-from wsis_d2.labeling.irnet_labels import walk_instance_cams
-from wsis_d2.labeling.irnet_localizer import instance_points
+from wsis_d2.labeling import InstanceWalk, IRNetCentroids
+from wsis_d2.labeling.irnet_walk import walk_instance_cams
+from wsis_d2.labeling.localizers.irnet import instance_points
 
 CELLS, STRIDE = 16, 4
 SIZE = (63, 62)  # the map reaches beyond the image
@@ -28,25 +28,29 @@ def _relations(boundary=False):
     )
 
 
-class Labels(torch.nn.Module):
-    """What :class:`IRNetCentroids` takes of :class:`IRNetLabels`."""
-
-    stride = STRIDE
-    normalization = "image"
-    bg_threshold = 0.25
-    min_area = 0.01
+class Walk(InstanceWalk):
+    """Of which the cues are known."""
 
     def __init__(self, cues, **changes):
-        super().__init__()
-        self.network, self.cams = torch.nn.Identity(), object()
-        self.relate = lambda x: cues
-        for key, value in changes.items():
-            setattr(self, key, value)
+        options = {"normalization": "image", "bg_threshold": 0.25, "min_area": 0.01, **changes}
+        super().__init__(
+            network=torch.nn.Identity(),
+            cams=object(),
+            stride=STRIDE,
+            use_boundary=True,
+            use_displacement=True,
+            options={},
+            **options,
+        )
+        self.cues = cues
+
+    def forward(self, x):
+        return self.cues
 
 
 def _localize(cues=None, max_peaks=100, **changes):
-    labels = Labels(cues or _relations(), **changes)
-    localizer = IRNetCentroids(labels=labels, num_classes=4, max_peaks=max_peaks)
+    walk = Walk(cues or _relations(), **changes)
+    localizer = IRNetCentroids(walk=walk, num_classes=4, max_peaks=max_peaks)
     return localizer, localizer({"height": SIZE[0], "width": SIZE[1]})
 
 
@@ -63,8 +67,8 @@ def test_two_objects():
     assert (cues.response_maps[0, :, 34:] == 0).all()
     assert cues.class_response_maps.shape == (4, *SIZE)
     assert cues.class_response_maps.amax((1, 2)).tolist() == [0.5, 0, 1, 0]
-    assert localizer.network is localizer.labels.network
-    assert localizer.cams is localizer.labels.cams
+    assert localizer.network is localizer.walk.network
+    assert localizer.cams is localizer.walk.cams
 
 
 def test_the_random_walk_spreads_the_responses():

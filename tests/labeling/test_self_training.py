@@ -8,12 +8,12 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
-from pycocotools import mask as mask_util
+from pycocotools import mask as mask_utils
 
 from wsis_d2 import add_wsis_config
 from wsis_d2.errors import UserError
 from wsis_d2.labeling import SelfTraining, build_label_generator
-from wsis_d2.labeling.self_training import LabelFile, without_duplicates
+from wsis_d2.labeling.self_training import LabelFile
 from wsis_d2.proposals import MaskProposals
 
 SIZE = (20, 30)
@@ -93,30 +93,12 @@ def test_masks_snap_to_proposals_before_duplicates_go():
     assert result.pred_boxes.tensor.tolist() == [[0, 0, 9, 9]]
 
 
-def test_duplicates_against_brute_force():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        corners = rng.integers(0, 12, (8, 2))
-        masks = rectangles(*[(y, x, y + 8, x + 10) for y, x in corners])
-        made = instances(masks, [0.0] * 8, rng.integers(0, 2, 8).tolist())
-        kept = []
-        for i in range(8):
-            ious = [
-                (masks[i] & masks[j]).sum() / (masks[i] | masks[j]).sum()
-                for j in kept
-                if made.pred_classes[i] == made.pred_classes[j]
-            ]
-            if all(iou <= 0.4 for iou in ious):
-                kept.append(i)
-        assert without_duplicates(made, 0.4) == kept
-
-
 @pytest.fixture
 def old_file(tmp_path):
     """Pseudo labels of image 7: classes 0, 1, 1 and a crowd; the category ids are 3, 5, 8."""
 
     def annotation(number, corners, category, iscrowd=0):
-        rle = mask_util.encode(np.asfortranarray(rectangles(corners)[0].numpy().astype(np.uint8)))
+        rle = mask_utils.encode(np.asfortranarray(rectangles(corners)[0].numpy().astype(np.uint8)))
         return {
             "id": number,
             "image_id": 7,

@@ -324,6 +324,9 @@ def test_hed_weights_are_part_of_the_settings(tmp_path):
     assert settings["contours"] == "hed"
     assert str(tmp_path) not in json.dumps(settings)  # the same weights may lie elsewhere
     assert settings_of(make("c.h5")) == settings
+    build_proposal_source(make("b.h5"))  # nothing is lost: there are no proposals yet
+    assert settings_of(make("c.h5")) == settings
+    (tmp_path / "cache" / "an_image-0123.json.gz").write_bytes(b"")
     with pytest.raises(UserError, match="other settings"):
         build_proposal_source(make("b.h5"))
 

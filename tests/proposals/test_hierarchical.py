@@ -104,31 +104,6 @@ def test_unknown_color_space_is_refused():
         hierarchical_proposals(np.zeros((4, 4, 3), np.uint8), color_spaces=("xyz",))
 
 
-def random_boxes(count, seed):
-    rng = np.random.default_rng(seed)
-    masks = np.zeros((count, 30, 30), dtype=bool)
-    for mask in masks:
-        y, x = rng.integers(0, 12, 2)
-        h, w = rng.integers(5, 18, 2)
-        mask[y : y + h, x : x + w] = True
-    return masks, rng.random(count).round(1)  # with ties
-
-
-@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.9])
-def test_nms_against_brute_force(threshold):
-    masks, scores = random_boxes(80, 1)
-    kept = []
-    for i in sorted(range(len(masks)), key=lambda i: -scores[i]):
-        if all(iou(masks[i], masks[j]) <= threshold for j in kept):
-            kept.append(i)
-    assert hierarchical.mask_nms(encode(masks), scores, threshold).tolist() == kept
-    assert hierarchical.mask_nms(encode(masks), scores, threshold, 5).tolist() == kept[:5]
-
-
-def test_nms_of_nothing():
-    assert len(hierarchical.mask_nms([], np.zeros(0), 0.5)) == 0
-
-
 def region_graph(labels):
     zeros = np.zeros(labels.shape, dtype=np.int64)
     bins = [(zeros, count) for count in hierarchical._COLOR_BINS] + [(zeros, 24)]

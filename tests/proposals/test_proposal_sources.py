@@ -10,6 +10,7 @@ from PIL import Image
 
 from wsis_d2 import add_wsis_config
 from wsis_d2.errors import UserError
+from wsis_d2.images import read_image
 from wsis_d2.proposals import (
     PROPOSAL_SOURCE_REGISTRY,
     MaskProposals,
@@ -112,7 +113,7 @@ def test_a_damaged_entry_is_named(tmp_path, images):
 
 
 def test_a_damaged_settings_file(tmp_path):
-    ProposalCache(tmp_path / "cache", SETTINGS)
+    ProposalCache(tmp_path / "cache", SETTINGS).get(write_image(tmp_path / "a.png", 0))
     (tmp_path / "cache" / "settings.json").write_text("{")
     with pytest.raises(UserError, match="settings.json"):
         ProposalCache(tmp_path / "cache", SETTINGS)
@@ -129,7 +130,7 @@ def test_exif_orientation_is_followed(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 6  # turned by 90 degrees
     image.save(tmp_path / "a.jpg", exif=exif)
-    assert cache.read_rgb(tmp_path / "a.jpg").shape == (20, 10, 3)
+    assert read_image(tmp_path / "a.jpg").shape == (20, 10, 3)
 
 
 @pytest.mark.slow

@@ -202,7 +202,7 @@ def test_coco_results_with_polygons(tmp_path):
         ({"segmentation": {"size": [6, 8], "counts": "zzzz"}, "score": 0.5}, "RLE"),
         ({"segmentation": [[0, 0, 1, 1]], "score": 0.5}, "three points"),
         ({"segmentation": [[0, 0, 1e9, 1, 5, 5]], "score": 0.5}, "far outside"),
-        ({"segmentation": [], "score": 0.5}, "empty"),
+        ({"segmentation": [], "score": 0.5}, "no segmentation"),
         ({"segmentation": rle(MASKS[0]), "score": float("nan")}, "finite"),
     ],
 )

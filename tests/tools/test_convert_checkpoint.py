@@ -5,7 +5,7 @@ import torch
 from detectron2.modeling import build_model
 
 from wsis_d2.engine import load_config
-from wsis_d2.engine.published_weights import to_published
+from wsis_d2.weights.published import to_published
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pycocotools.mask as mask_util
 import pytest
+from pycocotools import mask as mask_utils
 
 TOOL = Path(__file__).parents[2] / "tools" / "evaluate_masks.py"
 
@@ -25,7 +25,7 @@ def run(*args):
 
 @pytest.mark.slow
 def test_table_metrics_and_errors(tmp_path):
-    rle = mask_util.encode(np.asfortranarray(np.eye(20, dtype=np.uint8)))
+    rle = mask_utils.encode(np.asfortranarray(np.eye(20, dtype=np.uint8)))
     rle["counts"] = rle["counts"].decode()
     gt = {
         "images": [{"id": 1, "height": 20, "width": 20}],

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pycocotools import mask as mask_util
+from pycocotools import mask as mask_utils
 
 from wsis_d2.visualization import (
     draw_heatmap,
@@ -188,7 +188,7 @@ def test_outline_is_opaque_and_fill_is_translucent(image):
 
 
 def test_rles_and_arrays_draw_the_same(image):
-    compressed = [mask_util.encode(np.asfortranarray(m.astype(np.uint8))) for m in MASKS]
+    compressed = [mask_utils.encode(np.asfortranarray(m.astype(np.uint8))) for m in MASKS]
     as_text = [{**rle, "counts": rle["counts"].decode()} for rle in compressed]
     expected = draw_instances(image, MASKS, [0, 1])
     assert (draw_instances(image, compressed, [0, 1]) == expected).all()

@@ -3,37 +3,35 @@
 Importing this package registers the built-in datasets.
 """
 
-from .augmentation import (
-    PaddedRandomCrop,
-    RandomHue,
-    RandomScale,
-    build_image_level_augmentation,
-)
+from .augmentation import PaddedRandomCrop, RandomHue, RandomScale, build_image_level_augmentation
 from .builtin import register_builtin_datasets
 from .catalog import (
+    dataset_classes,
+    dataset_dicts,
     evaluation_dataset,
     ground_truth_json,
+    label_dataset_name,
     register_coco_json,
     replace_dataset,
+    require_dataset,
+    training_classes,
 )
-from .dataset_dicts import get_image_label_dicts, get_pseudo_label_dicts, get_seed_dicts
-from .dataset_mapper import ImageLabelMapper, InstanceMapper
-from .image_labels import (
-    check_image_level_dataset,
-    load_class_folders,
-    load_coco_image_labels,
-    load_image_labels_csv,
-    make_image_level,
+from .image_labels import check_image_level_dataset, make_image_level
+from .label_maps import UNKNOWN, read_label_map, semantic_truth, voc_palette, write_label_map
+from .label_readers import load_class_folders, load_coco_image_labels, load_image_labels_csv
+from .mappers import (
+    ImageLabelMapper,
+    ImageRegion,
+    InstanceMapper,
+    PseudoLabelMapper,
+    SeedMapper,
+    SemSegMapper,
+    add_loss_weights,
+)
+from .own_datasets import (
     register_image_level_dataset,
     register_own_datasets,
     register_pseudo_labels,
-)
-from .label_maps import (
-    UNKNOWN,
-    read_label_map,
-    semantic_truth,
-    voc_palette,
-    write_label_map,
 )
 from .pascal_voc import (
     convert_voc_instances_to_coco,
@@ -41,10 +39,14 @@ from .pascal_voc import (
     register_pascal_voc,
     voc_image_id,
 )
-from .pseudo_label_mapper import ImageRegion, PseudoLabelMapper, add_loss_weights
-from .seed_mapper import SeedMapper, add_seed_files
-from .sem_seg import SemSegMapper, register_label_maps, register_painted_instances, register_sem_seg
+from .sem_seg import register_label_maps, register_painted_instances, register_sem_seg
 from .shapes import SHAPES_CLASSES
+from .training_dicts import (
+    add_seed_files,
+    get_image_label_dicts,
+    get_pseudo_label_dicts,
+    get_seed_dicts,
+)
 
 __all__ = [
     "SHAPES_CLASSES",
@@ -87,5 +89,10 @@ __all__ = [
     "semantic_truth",
     "voc_image_id",
     "voc_palette",
+    "dataset_classes",
+    "dataset_dicts",
+    "label_dataset_name",
+    "require_dataset",
+    "training_classes",
     "write_label_map",
 ]

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from PIL import Image
 
-from wsis_d2.errors import UserError
+from ..errors import UserError
 
 __all__ = ["PaddedRandomCrop", "RandomHue", "RandomScale", "build_image_level_augmentation"]
 

@@ -4,17 +4,27 @@ import difflib
 import os
 from collections.abc import Callable, Iterable, Sequence
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from wsis_d2.errors import UserError
-
+from ..errors import UserError
 from .image_files import check_images_exist
 
 #: What pseudo labels have beside COCO's own keys.
 EXTRA_KEYS = ("score",)
 
-__all__ = ["evaluation_dataset", "ground_truth_json", "register_coco_json", "replace_dataset"]
+__all__ = [
+    "dataset_classes",
+    "dataset_dicts",
+    "evaluation_dataset",
+    "ground_truth_json",
+    "label_dataset_name",
+    "register_coco_json",
+    "replace_dataset",
+    "require_dataset",
+    "training_classes",
+]
 
 # Datasets whose ground-truth JSON is converted when it is first asked for.
 _GROUND_TRUTH_MAKERS: dict[str, Callable[[], str]] = {}
@@ -106,6 +116,69 @@ def register_coco_json(
     )
 
 
+def require_dataset(name: str, key: str = "DATASETS.TRAIN/TEST") -> None:
+    """Check that a dataset of this name is registered.
+
+    Args:
+        name: of the dataset.
+        key: what names it, for the message.
+
+    Raises:
+        UserError: it is not.
+    """
+    if name not in DatasetCatalog:
+        raise UserError(
+            f"dataset '{name}' is not registered{did_you_mean(name, DatasetCatalog.list())}: check "
+            f"{key}, or name its files in DATASETS.OWN_TRAIN, DATASETS.OWN_TEST or DATASETS.PSEUDO "
+            "(datasets/README.md has the names that are known)"
+        )
+
+
+def dataset_dicts(name: str) -> list[dict]:
+    """The registered dataset's dicts; see :func:`require_dataset`."""
+    require_dataset(name)
+    return DatasetCatalog.get(name)
+
+
+def dataset_classes(name: str) -> list[str]:
+    """Names of a registered dataset's classes, [] where it has none.
+
+    A dataset of label maps has the background too, as its first class.
+
+    Raises:
+        UserError: the dataset is not registered.
+    """
+    if not _known_classes(name):
+        dataset_dicts(name)  # some datasets know their classes only once they are loaded
+    return _known_classes(name)
+
+
+def _known_classes(name: str) -> list[str]:
+    metadata = MetadataCatalog.get(name)
+    return list(metadata.get("thing_classes") or metadata.get("stuff_classes") or [])
+
+
+def training_classes(cfg: CfgNode) -> list[str]:
+    """:func:`dataset_classes` of the first dataset in ``DATASETS.TRAIN``; [] without one."""
+    return dataset_classes(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else []
+
+
+def label_dataset_name(cfg: CfgNode) -> str:
+    """The dataset to label: ``PSEUDO_LABELS.DATASET`` or the only one in ``DATASETS.TRAIN``.
+
+    Raises:
+        UserError: several are named.
+    """
+    if cfg.PSEUDO_LABELS.DATASET:
+        return cfg.PSEUDO_LABELS.DATASET
+    if len(cfg.DATASETS.TRAIN) != 1:
+        raise UserError(
+            f"DATASETS.TRAIN names {len(cfg.DATASETS.TRAIN)} datasets: say which one to label in "
+            "PSEUDO_LABELS.DATASET"
+        )
+    return cfg.DATASETS.TRAIN[0]
+
+
 def evaluation_dataset(dataset_name: str) -> str:
     """The dataset whose ground truth a dataset has.
 
@@ -135,12 +208,7 @@ def ground_truth_json(dataset_name: str) -> str:
     Raises:
         UserError: the dataset is not registered, or its file is missing.
     """
-    if dataset_name not in DatasetCatalog:
-        raise UserError(
-            f"dataset '{dataset_name}' is not registered"
-            f"{did_you_mean(dataset_name, DatasetCatalog.list())}; see datasets/README.md for the "
-            "datasets that are known by name and for your own"
-        )
+    require_dataset(dataset_name)
     if dataset_name in _GROUND_TRUTH_MAKERS:
         return _GROUND_TRUTH_MAKERS[dataset_name]()
     metadata = MetadataCatalog.get(dataset_name)

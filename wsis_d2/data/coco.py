@@ -5,7 +5,7 @@ import os
 from detectron2.data import MetadataCatalog
 
 from .catalog import replace_dataset
-from .image_labels import load_coco_image_labels
+from .label_readers import load_coco_image_labels
 
 __all__ = ["register_coco_image_labels"]
 

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
 from tqdm import tqdm
 
-from wsis_d2.errors import UserError
-from wsis_d2.images import IMAGE_ERRORS, unreadable_image
+from ..errors import UserError
+from ..images import IMAGE_ERRORS, unreadable_image
 
 __all__ = ["IMAGE_EXTENSIONS", "check_images_exist", "read_image_sizes"]
 

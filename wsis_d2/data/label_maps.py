@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 from collections.abc import Callable, Mapping, Set
 from typing import Any
@@ -12,15 +11,12 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 from pycocotools.coco import COCO
 
-from wsis_d2.errors import UserError
-from wsis_d2.files import write_bytes
-
+from ..errors import UserError
+from ..files import load_json, write_bytes
+from ..layers import UNKNOWN
 from .catalog import ground_truth_json
 
 __all__ = ["UNKNOWN", "read_label_map", "semantic_truth", "voc_palette", "write_label_map"]
-
-UNKNOWN = 255
-"""Label of the pixels whose class nobody knows: they count neither in training nor in scores."""
 
 
 def voc_palette() -> np.ndarray:
@@ -113,8 +109,7 @@ def semantic_truth(dataset_name: str) -> Callable[[Mapping[str, Any]], np.ndarra
             return None
         if not (gt_json and metadata.get("evaluation_dataset")):
             return _DevkitTruth(folder)
-        with open(gt_json, encoding="utf-8") as file:
-            image_ids = {image["id"] for image in json.load(file)["images"]}
+        image_ids = {image["id"] for image in load_json(gt_json)["images"]}
         return _DevkitTruth(folder, image_ids)
     if not gt_json:
         return None

@@ -15,16 +15,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import pycocotools.mask as mask_util
 from detectron2.data import MetadataCatalog
 from iopath.common.file_io import get_cache_dir
-from PIL import Image
 from tqdm import tqdm
 
-from wsis_d2.errors import UserError
-from wsis_d2.files import write_json
-from wsis_d2.images import unreadable_image
-
+from ..errors import UserError
+from ..files import write_json
+from ..layers import UNKNOWN
+from ..structures import encode_mask, mask_area, mask_box
 from .catalog import (
     ground_truth_json,
     register_coco_json,
@@ -34,6 +32,7 @@ from .catalog import (
 )
 from .image_files import check_images_exist, read_image_sizes
 from .image_labels import labels_and_counts
+from .label_maps import read_label_map
 from .sem_seg import register_sem_seg
 
 __all__ = [
@@ -45,9 +44,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-VOID = 255
-"""Label of contours and of pixels that nobody labelled."""
 
 # Splits in ImageSets/Segmentation whose images have masks; train_aug's have none of instances.
 _SPLITS_WITH_INSTANCES = ("Segmentation/train", "Segmentation/val", "Segmentation/trainval")
@@ -150,9 +146,9 @@ def convert_voc_instances_to_coco(
     names = _read_split(devkit_root, split)
     images, annotations = [], []
     for name in tqdm(names, f"instances of {split}", leave=False, delay=3):
-        objects = _read_label_map(os.path.join(devkit_root, "SegmentationObject", f"{name}.png"))
+        objects = read_label_map(os.path.join(devkit_root, "SegmentationObject", f"{name}.png"))
         class_file = os.path.join(devkit_root, "SegmentationClass", f"{name}.png")
-        classes = _read_label_map(class_file)
+        classes = read_label_map(class_file)
         if objects.shape != classes.shape:
             raise UserError(
                 f"'{class_file}' and its map in SegmentationObject differ in size "
@@ -168,19 +164,19 @@ def convert_voc_instances_to_coco(
                 "width": width,
             }
         )
-        object_ids = [value for value in np.unique(objects) if value not in (0, VOID)]
+        object_ids = [value for value in np.unique(objects) if value not in (0, UNKNOWN)]
         for object_id in object_ids:
             mask = objects == object_id
             category_id = _majority_class(classes[mask], class_file, len(class_names))
-            rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+            rle = encode_mask(mask)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": category_id,
-                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
-                    "area": int(mask_util.area(rle)),
-                    "bbox": mask_util.toBbox(rle).tolist(),
+                    "segmentation": rle,
+                    "area": mask_area(rle),
+                    "bbox": mask_box(rle),
                     "iscrowd": 0,
                 }
             )
@@ -398,25 +394,10 @@ def _read_annotation(path: str) -> tuple[int, int, list[tuple[str, bool]]]:
     return height, width, objects
 
 
-def _read_label_map(path: str) -> np.ndarray:
-    """An ``(H, W)`` uint8 label map from a palette or gray PNG."""
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("P", "L"):
-                return np.asarray(image)
-            mode = image.mode
-    except (OSError, SyntaxError) as error:
-        raise unreadable_image(path, error) from error
-    raise UserError(
-        f"'{path}' is an image of mode {mode}, not a map of label numbers: save it as a palette or "
-        "8-bit gray PNG"
-    )
-
-
 def _majority_class(pixels: np.ndarray, path: str, num_classes: int) -> int:
     """The most frequent class (1 .. C) among an object's ``(N,)`` class pixels."""
-    counts = np.bincount(pixels, minlength=VOID + 1)
-    counts[[0, VOID]] = 0
+    counts = np.bincount(pixels, minlength=UNKNOWN + 1)
+    counts[[0, UNKNOWN]] = 0
     category_id = int(counts.argmax())
     if counts[category_id] == 0 or category_id > num_classes:
         found = f"the label {category_id}" if category_id > num_classes else "no class"

@@ -30,9 +30,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from wsis_d2.errors import UserError
-from wsis_d2.parallel import available_cpus
-
+from ..errors import UserError
+from ..parallel import available_cpus
 from .label_maps import write_label_map
 
 __all__ = ["SHAPES_CLASSES", "make_shapes_image", "write_shapes"]

@@ -1,23 +1,27 @@
 """Trainer, stages, recipes and launch."""
 
-from .benchmark import run_benchmarks
-from .cams import load_multi_scale_cam, make_cams
-from .checkpoint import WSISCheckpointer, file_sha256
+from ..weights.checkpoint import WSISCheckpointer
+from ..weights.pretrained import PixelStatistics, check_pixel_statistics, pretrained_pixel_stats
+from ..weights.published import convert_checkpoint
 from .cli import run_tool
 from .hooks import MeanDisplacement
 from .launch import launch, launch_from_args, run_in_fresh_process
 from .lazy import evaluate_lazy, load_lazy_config, setup_lazy, train_lazy
 from .pipeline import load_recipe, run_recipe
-from .pretrained_weights import PixelStatistics, check_pixel_statistics, pretrained_pixel_stats
-from .proposals import make_proposals
-from .pseudo_labels import load_label_generator, make_pseudo_labels
-from .published_weights import convert_checkpoint
-from .report import make_report
-from .seeds import make_seeds
 from .setup import load_config, setup
 from .solver import build_lr_scheduler, build_optimizer, get_optimizer_params, one_cycle
-from .train import evaluate, train
-from .trainer import Trainer, dataset_classes
+from .stages import (
+    evaluate,
+    load_label_generator,
+    load_multi_scale_cam,
+    make_cams,
+    make_proposals,
+    make_pseudo_labels,
+    make_report,
+    make_seeds,
+    train,
+)
+from .trainer import Trainer
 
 __all__ = [
     "MeanDisplacement",
@@ -28,10 +32,8 @@ __all__ = [
     "build_optimizer",
     "check_pixel_statistics",
     "convert_checkpoint",
-    "dataset_classes",
     "evaluate",
     "evaluate_lazy",
-    "file_sha256",
     "get_optimizer_params",
     "launch",
     "launch_from_args",
@@ -47,7 +49,6 @@ __all__ = [
     "make_seeds",
     "one_cycle",
     "pretrained_pixel_stats",
-    "run_benchmarks",
     "run_in_fresh_process",
     "run_recipe",
     "run_tool",

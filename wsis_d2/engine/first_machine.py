@@ -6,7 +6,6 @@ leaves signs of life in a file of the output folder, and the others read it.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..errors import UserError
-from ..files import write_json
+from ..files import read_json, write_json
 from .cli import one_sentence
 
 #: In the output folder: ``{"run": id, "state": "running" | "failed" | "done", "beat": number}``.
@@ -31,8 +30,8 @@ def signs_of_life(output: str, beat_seconds: float = BEAT_SECONDS) -> Iterator[N
     """While the block runs, on the first machine: tell the others so, and then how it ended.
 
     Args:
-        output: The output folder, on a file system that all machines share.
-        beat_seconds: Time between two signs.
+        output: the output folder, on a file system that all machines share.
+        beat_seconds: time between two signs.
     """
     path, run = os.path.join(output, SIGNS_FILE), uuid.uuid4().hex
     ended = threading.Event()
@@ -65,9 +64,9 @@ class FirstMachine:
     """The first machine as the others see it.
 
     Args:
-        output: As in :func:`signs_of_life`. What its file says now may be of an earlier run.
-        patience: Seconds without a sign of life until the first machine counts as gone.
-        poll_seconds: Time between two looks.
+        output: as in :func:`signs_of_life`. What its file says now may be of an earlier run.
+        patience: seconds without a sign of life until the first machine counts as gone.
+        poll_seconds: time between two looks.
     """
 
     def __init__(self, output: str, patience: float = PATIENCE_SECONDS, poll_seconds: float = 2.0):
@@ -81,11 +80,11 @@ class FirstMachine:
         """Wait until ``is_done()``.
 
         Args:
-            is_done: Whether the work is there, looked up on the shared file system.
-            what: Names it: "stage 'seeds'".
+            is_done: whether the work is there, looked up on the shared file system.
+            what: names it: "stage 'seeds'".
 
         Raises:
-            UserError: The first machine failed, is gone, or has ended without this work.
+            UserError: the first machine failed, is gone, or has ended without this work.
         """
         last_sign = time.monotonic()
         while not is_done():
@@ -113,8 +112,4 @@ class FirstMachine:
             time.sleep(self._poll_seconds)
 
     def _read(self) -> dict:
-        try:
-            with open(self._path, encoding="utf-8") as file:
-                return json.load(file)
-        except (OSError, ValueError):
-            return {}
+        return read_json(self._path)

@@ -38,20 +38,20 @@ def launch(
     """Run ``main_func(*args)`` in ``num_gpus_per_machine`` processes on each machine.
 
     Args:
-        main_func: A function that can be pickled (defined at the top of a module).
+        main_func: a function that can be pickled (defined at the top of a module).
         num_gpus_per_machine: GPUs, or gloo processes where there is no CUDA device.
-        num_machines: Machines in the job; each of them must call this function.
-        machine_rank: The rank of this machine.
+        num_machines: machines in the job; each of them must call this function.
+        machine_rank: the rank of this machine.
         dist_url: ``tcp://host:port`` of rank 0, or "auto" for a free local port.
-        args: Arguments of ``main_func``.
-        timeout: How long a collective operation waits for the other processes;
+        args: arguments of ``main_func``.
+        timeout: how long a collective operation waits for the other processes;
             :func:`wsis_d2.parallel.synchronize_patiently`, and with it the end, does not give up.
 
     Under ``torchrun`` (which has started the processes already) the other arguments are ignored and
     ``main_func`` runs in this process.
 
     Raises:
-        UserError: What a worker raised, or a request for more GPUs than the machine has.
+        UserError: what a worker raised, or a request for more GPUs than the machine has.
     """
     if dist.is_torchelastic_launched():
         _init_torchrun(timeout)

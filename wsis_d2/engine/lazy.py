@@ -8,34 +8,29 @@ Checkpoints are the same as those of the YAML configs, so that either kind goes 
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import os
 from typing import Any
 
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import MetadataCatalog
-from detectron2.engine import (
-    create_ddp_model,
-    default_setup,
-    default_writers,
-    hooks,
-)
+from detectron2.engine import default_setup, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import UserError
-from ..files import check_writable_folder, write_json
+from ..files import check_writable_folder
 from ..parallel import synchronize_patiently
-from .checkpoint import WSISCheckpointer
-from .hooks import MeanDisplacement
-from .mixed_precision import build_train_loop
-from .trainer import resume_data
-
-logger = logging.getLogger(__name__)
+from ..weights.checkpoint import WSISCheckpointer
+from .train_loop import (
+    build_distributed_loop,
+    evaluate_checkpoint,
+    insert_mean_displacement,
+    resume_data,
+    unwrapped,
+)
 
 
 def load_lazy_config(config_file: str, overrides: list[str] | None = None) -> DictConfig:
@@ -48,7 +43,7 @@ def load_lazy_config(config_file: str, overrides: list[str] | None = None) -> Di
         overrides: ``key=value``, in Hydra's grammar where that is installed.
 
     Raises:
-        UserError: Missing file, an override without a value, or of a key that the file does not
+        UserError: missing file, an override without a value, or of a key that the file does not
             have. (Arguments of a call may be added.)
     """
     if not os.path.isfile(config_file):
@@ -105,37 +100,33 @@ def train_lazy(cfg: DictConfig, resume: bool = False) -> dict:
     model = instantiate(cfg.model).to(cfg.train.device)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
-
-    on_gpu = torch.device(cfg.train.device).type == "cuda"
-    wrapped = create_ddp_model(model, **cfg.train.ddp, **({} if on_gpu else {"device_ids": None}))
-    trainer = build_train_loop(wrapped, loader, optimizer, cfg.train.device, cfg.train.amp.enabled)
-    checkpointer = _checkpointer(cfg, wrapped, cfg.train.output_dir, trainer=trainer)
+    trainer = build_distributed_loop(
+        model, loader, optimizer, cfg.train.device, cfg.train.amp.enabled, **cfg.train.ddp
+    )
+    checkpointer = _checkpointer(cfg, trainer.model, trainer=trainer)
     results: dict = {}
 
     def test() -> dict:
         results.clear()
-        results.update(_test(cfg, wrapped))
+        results.update(_test(cfg, trainer.model))
         return results
 
     registered = [
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
     ]
-    if hasattr(model, "mean_displacement"):
-        # Before the last checkpoint is written.
-        registered.append(MeanDisplacement(model, lambda: instantiate(cfg.dataloader.train_images)))
     if comm.is_main_process():
         registered.append(hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
     registered.append(hooks.EvalHook(cfg.train.eval_period, test))
     if comm.is_main_process():
         writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
         registered.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
+    insert_mean_displacement(registered, model, lambda: instantiate(cfg.dataloader.train_images))
     trainer.register_hooks(registered)
 
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start_iter = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    if 0 < start_iter < cfg.train.max_iter:
-        resume_data(trainer, start_iter, cfg.train.get("seed", -1))
+    resume_data(trainer, start_iter, cfg.train.max_iter, cfg.train.get("seed", -1))
     trainer.train(start_iter, cfg.train.max_iter)
     return results
 
@@ -147,33 +138,28 @@ def evaluate_lazy(cfg: DictConfig) -> dict:
         Metrics, also written to ``train.output_dir/eval_metrics.json``; on the main process.
 
     Raises:
-        UserError: There are no weights, or they are of another model.
+        UserError: there are no weights, or they are of another model.
     """
     model = instantiate(cfg.model).to(cfg.train.device)
-    checkpointer = _checkpointer(cfg, model, cfg.train.output_dir, exact=True)
-    weights = cfg.train.init_checkpoint or checkpointer.get_checkpoint_file()
-    if not weights:
-        raise UserError(
-            f"nothing to evaluate: train.init_checkpoint is empty and {cfg.train.output_dir} has "
-            "no checkpoint"
-        )
-    checkpointer.load(weights)
-    metrics = _test(cfg, model)
-    if comm.is_main_process() and metrics:
-        path = os.path.join(cfg.train.output_dir, "eval_metrics.json")
-        write_json(path, metrics, indent=2)
-        logger.info(f"Metrics: {path}\n{json.dumps(metrics, indent=2)}")
-    return metrics
+    return evaluate_checkpoint(
+        _checkpointer(cfg, model, exact=True),
+        cfg.train.init_checkpoint,
+        "train.init_checkpoint",
+        lambda: _test(cfg, model),
+    )
 
 
-def _checkpointer(cfg: DictConfig, model: torch.nn.Module, folder: str, **options: Any):
+def _checkpointer(cfg: DictConfig, model: torch.nn.Module, **options: Any) -> WSISCheckpointer:
     """The model's checkpointer: as that of the YAML configs, so their files can be exchanged."""
     names = OmegaConf.select(cfg, "dataloader.train.dataset.names")
     name = names if isinstance(names, str) or not names else names[0]
     classes = MetadataCatalog.get(name).get("thing_classes", ()) if name else ()
-    architecture = type(getattr(model, "module", model)).__name__
     return WSISCheckpointer(
-        model, folder, meta_architecture=architecture, classes=classes, **options
+        model,
+        cfg.train.output_dir,
+        meta_architecture=type(unwrapped(model)).__name__,
+        classes=classes,
+        **options,
     )
 
 

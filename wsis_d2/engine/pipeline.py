@@ -12,6 +12,8 @@ A recipe is a YAML file::
         config: pseudo_labels.yaml
         options: {MODEL.WEIGHTS: "{classifier}/model_final.pth"}   # {name}: that stage's folder
 
+A recipe may also say only how it differs from another (:mod:`wsis_d2.engine.recipe_file`).
+
 Each stage runs in a fresh process (or ``num_gpus`` of them), so that it gives what its tool alone
 would give.
 """
@@ -19,8 +21,6 @@ would give.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import os
 import re
 import time
@@ -28,39 +28,20 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 
 import torch.distributed as dist
-import yaml
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from .. import __version__
 from ..errors import UserError
 from ..files import check_writable_folder, read_json, write_json
-from ..images import unreadable_image
 from ..parallel import synchronize_patiently
-from .cams import make_cams
 from .first_machine import FirstMachine, signs_of_life
 from .launch import launch, run_in_fresh_process
-from .proposals import make_proposals
-from .pseudo_labels import make_pseudo_labels
-from .report import make_report
-from .seeds import make_seeds
+from .recipe_file import read_recipe_file
 from .setup import load_config, setup
-from .stage_files import (
-    PSEUDO_LABEL_FILE,
-    REPORT_FILE,
-    UNDECIDING_KEYS,
-    UNDECIDING_SECTIONS,
-    digest_path,
-    outputs_exist,
-    outside_inputs,
-    read_outputs,
-    write_outputs,
-)
-from .train import train
-from .trainer import dataset_dicts
+from .stages import RECIPE_FILE, STAGE_KINDS
+from .stages.files import outputs_exist, stage_fingerprint, write_outputs
 
 #: Written into a stage's folder when it is complete.
 STAGE_FILE = "stage.json"
@@ -74,7 +55,8 @@ class Stage:
     run: str
     config: str = ""
     options: dict = field(default_factory=dict)
-    #: Stages whose results this one reads, beside those that ``options`` name.
+    #: Stages whose results this one reads, beside those that ``options`` name; in a recipe file
+    #: a report reads all earlier ones where it does not say.
     inputs: tuple[str, ...] = ()
 
 
@@ -88,23 +70,14 @@ class Recipe:
 
 
 def load_recipe(path: str) -> Recipe:
-    """Read a recipe file.
+    """Read a recipe file; see :mod:`wsis_d2.engine.recipe_file` for what it may take over.
 
     Raises:
-        UserError: Missing file, not YAML, unknown kind of stage, or a stage that names a later one.
+        UserError: missing file, not YAML, unknown kind of stage, or a stage that names a later one.
     """
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"recipe {path} does not exist: check --recipe") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} cannot be read ({error}): check --recipe") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"recipe {path} is not valid YAML: {error}") from error
-    try:
-        stages = tuple(
-            Stage(**{**stage, "inputs": tuple(stage.get("inputs", ()))}) for stage in data["stages"]
-        )
+        data = read_recipe_file(path)
+        stages = _build_stages(data["stages"])
         recipe = Recipe(data["title"], stages, os.path.dirname(os.path.abspath(path)))
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(
@@ -113,10 +86,10 @@ def load_recipe(path: str) -> Recipe:
         ) from error
     known: set[str] = set()
     for stage in stages:
-        if stage.run not in RUNNERS:
+        if stage.run not in STAGE_KINDS:
             raise UserError(
                 f"stage '{stage.name}' of recipe {path} runs '{stage.run}': choose one of "
-                f"{', '.join(RUNNERS)}"
+                f"{', '.join(STAGE_KINDS)}"
             )
         unknown = set(_references(stage)) - known
         if unknown:
@@ -126,6 +99,15 @@ def load_recipe(path: str) -> Recipe:
             )
         known.add(stage.name)
     return recipe
+
+
+def _build_stages(data: list[dict]) -> tuple[Stage, ...]:
+    stages: list[Stage] = []
+    for keys in data:
+        # A report shows what came before it.
+        inputs = [s.name for s in stages] if keys.get("run") == "report" else []
+        stages.append(Stage(**{**keys, "inputs": tuple(keys.get("inputs", inputs))}))
+    return tuple(stages)
 
 
 def _references(stage: Stage) -> list[str]:
@@ -150,7 +132,7 @@ def _options_for(recipe: Recipe, stage: Stage, opts: list[str]) -> list[str]:
     """The command line's options for one stage: ``KEY VALUE`` is for all, ``stage:KEY VALUE`` one.
 
     Raises:
-        UserError: An option is for a stage that the recipe does not have, or lacks its value.
+        UserError: an option is for a stage that the recipe does not have, or lacks its value.
     """
     if len(opts) % 2:
         raise UserError(f"KEY VALUE options come in pairs, got {' '.join(map(str, opts))!r}")
@@ -183,13 +165,13 @@ def run_recipe(
     """Run all stages of a recipe.
 
     Args:
-        recipe_file: The YAML file.
-        output: Folder of the results: one folder per stage, ``metrics.json``, ``report.html``.
+        recipe_file: the YAML file.
+        output: folder of the results: one folder per stage, ``metrics.json``, ``report.html``.
         num_gpus: GPUs (or CPU processes) per machine for the stages that train or infer.
-        num_machines: As in :func:`wsis_d2.engine.launch.launch`.
-        machine_rank: Likewise; ``output`` must then be on a file system that all machines share.
-        dist_url: Likewise.
-        resume: A stage that was killed goes on where it was; without it that stage starts afresh.
+        num_machines: as in :func:`wsis_d2.engine.launch.launch`.
+        machine_rank: likewise; ``output`` must then be on a file system that all machines share.
+        dist_url: likewise.
+        resume: a stage that was killed goes on where it was; without it that stage starts afresh.
             Stages that are complete and unchanged are skipped in either case.
         opts: ``KEY VALUE`` pairs on top of the config of every stage, ``stage:KEY VALUE`` of one.
 
@@ -198,6 +180,10 @@ def run_recipe(
     """
     recipe, output, opts = load_recipe(recipe_file), os.path.abspath(output), list(opts or [])
     check_writable_folder(output)
+    if machine_rank == 0:
+        # What the report must know of the recipe.
+        stages = [{"name": stage.name, "run": stage.run} for stage in recipe.stages]
+        write_json(os.path.join(output, RECIPE_FILE), {"title": recipe.title, "stages": stages})
     if dist.is_torchelastic_launched():
         # torchrun's processes stay together; those without work wait for a stage to end.
         launch(_run_stages, num_gpus, args=(recipe, output, opts, resume, _run_in_group))
@@ -226,7 +212,7 @@ def _run_stages(
     for number, stage in enumerate(recipe.stages, 1):
         title = f"[{number}/{len(recipe.stages)}] {stage.name}"
         cfg = stage_config(recipe, stage, output, opts)
-        fingerprint = _fingerprint(cfg, stage, output, fingerprints)
+        fingerprint = stage_fingerprint(cfg, stage.run, _references(stage), output, fingerprints)
         fingerprints[stage.name] = fingerprint
         result = _read_result(cfg.OUTPUT_DIR, fingerprint)
         if result:
@@ -246,7 +232,7 @@ def _run_in_new_processes(
     processes: tuple[int, int, int, str | None], stage: Stage, args: tuple
 ) -> None:
     num_gpus, num_machines, machine_rank, dist_url = processes
-    if stage.run not in DISTRIBUTED:
+    if not STAGE_KINDS[stage.run].on_all_gpus:
         if machine_rank == 0:
             run_in_fresh_process(_run_stage, args)
         else:
@@ -267,7 +253,7 @@ def _wait_for_first_machine(
 
 
 def _run_in_group(stage: Stage, args: tuple) -> None:
-    if stage.run in DISTRIBUTED:
+    if STAGE_KINDS[stage.run].on_all_gpus:
         _run_stage(*args)
     elif comm.is_main_process():
         run_in_fresh_process(_run_stage, args)
@@ -297,7 +283,7 @@ def _run_stage(
     if comm.is_main_process():
         write_json(begun, {"fingerprint": fingerprint})
     start = time.perf_counter()
-    metrics = RUNNERS[stage.run](cfg, recipe, output, resume)
+    metrics = STAGE_KINDS[stage.run].run(cfg, resume=resume)
     if comm.is_main_process():
         result = {
             "fingerprint": fingerprint,
@@ -306,88 +292,6 @@ def _run_stage(
         }
         write_outputs(cfg, stage.run, output)
         write_json(os.path.join(cfg.OUTPUT_DIR, STAGE_FILE), result, indent=2)
-
-
-def _run_train(cfg: CfgNode, _recipe: Recipe, _output: str, resume: bool) -> dict:
-    return train(cfg, resume)
-
-
-def _run_cams(cfg: CfgNode, _recipe: Recipe, _output: str, resume: bool) -> dict:
-    return make_cams(cfg, resume)
-
-
-def _run_seeds(cfg: CfgNode, _recipe: Recipe, _output: str, _resume: bool) -> dict:
-    return make_seeds(cfg)
-
-
-def _run_proposals(cfg: CfgNode, _recipe: Recipe, _output: str, _resume: bool) -> dict:
-    return make_proposals(cfg)
-
-
-def _run_pseudo_labels(cfg: CfgNode, _recipe: Recipe, _output: str, resume: bool) -> dict:
-    return make_pseudo_labels(cfg, os.path.join(cfg.OUTPUT_DIR, PSEUDO_LABEL_FILE), resume)
-
-
-def _run_report(cfg: CfgNode, recipe: Recipe, output: str, _resume: bool) -> dict:
-    # Of several stages of one kind, the last.
-    folders = {s.run: os.path.join(output, s.name) for s in recipe.stages}
-    metrics = read_json(os.path.join(output, "metrics.json"))
-    path = os.path.join(output, REPORT_FILE)
-    make_report(path, recipe.title, metrics, folders["pseudo_labels"], folders["train"])
-    return {}
-
-
-RUNNERS = {
-    "train": _run_train,
-    "cams": _run_cams,
-    "seeds": _run_seeds,
-    "proposals": _run_proposals,
-    "pseudo_labels": _run_pseudo_labels,
-    "report": _run_report,
-}
-#: Kinds of stages that run on all GPUs.
-DISTRIBUTED = ("train", "cams", "pseudo_labels")
-
-
-def _fingerprint(cfg: CfgNode, stage: Stage, output: str, earlier: dict[str, str]) -> str:
-    """Changes when the stage's config, data, outside files, earlier stages or the version do."""
-    digest = hashlib.sha256()
-    digest.update(f"{__version__} {stage.run}\n".encode())
-    deciding = cfg.clone()
-    deciding.defrost()
-    for key in (*UNDECIDING_KEYS, *UNDECIDING_SECTIONS.get(stage.run, ())):
-        *sections, name = key.split(".")
-        functools.reduce(CfgNode.__getitem__, sections, deciding).pop(name, None)
-    # Paths below the output folder are the same results wherever that folder is.
-    digest.update(deciding.dump().replace(output, "{output}").encode())
-    for name in _references(stage):
-        made = read_outputs(os.path.join(output, name)).get("sha256", "")
-        digest.update(f"{name}: {earlier[name]} {made}\n".encode())
-    own = [cfg.OUTPUT_DIR, *(os.path.join(output, name) for name in _references(stage))]
-    for path in outside_inputs(cfg, stage.run):
-        if not any(_is_inside(path, folder) for folder in own):
-            digest.update(f"{digest_path(path)}\n".encode())
-    pseudo = (cfg.DATASETS.PSEUDO.NAME, cfg.DATASETS.PSEUDO.SEM_SEG_NAME)
-    names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, cfg.PSEUDO_LABELS.DATASET, ""} - {*pseudo}
-    if {*cfg.DATASETS.TRAIN} & {*pseudo}:  # labels of these images
-        names.add(cfg.DATASETS.PSEUDO.SOURCE)
-    for name in sorted(names - {""}):
-        _digest_dataset(digest, name)
-    return digest.hexdigest()
-
-
-def _is_inside(path: str, folder: str) -> bool:
-    return os.path.abspath(path).startswith(os.path.join(os.path.abspath(folder), ""))
-
-
-def _digest_dataset(digest, name: str) -> None:
-    for d in dataset_dicts(name):
-        digest.update(json.dumps(d, sort_keys=True, default=str).encode())
-        try:
-            status = os.stat(d["file_name"])
-        except OSError as error:
-            raise unreadable_image(d["file_name"], error) from error
-        digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
 
 
 def _read_result(folder: str, fingerprint: str) -> dict:

@@ -20,10 +20,9 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ..config import add_wsis_config
-from ..data import register_builtin_datasets, register_own_datasets
+from ..data import register_builtin_datasets, register_own_datasets, training_classes
 from ..errors import UserError
 from ..files import check_writable_folder, write_text
-from .trainer import class_names
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     number of classes, and that of ``MODEL.SEM_SEG_HEAD`` its number with the background.
 
     Raises:
-        UserError: Missing file, unknown key, value of the wrong type, a module that cannot be
+        UserError: missing file, unknown key, value of the wrong type, a module that cannot be
             imported.
     """
     cfg = get_cfg()
@@ -66,13 +65,13 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
         register_builtin_datasets(keep_difficult=False)
     register_own_datasets(cfg)
     if cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0:
-        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(class_names(cfg))
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(training_classes(cfg))
     if cfg.MODEL.RETINANET.NUM_CLASSES == 0:
-        cfg.MODEL.RETINANET.NUM_CLASSES = len(class_names(cfg))
+        cfg.MODEL.RETINANET.NUM_CLASSES = len(training_classes(cfg))
     if cfg.MODEL.get("POINT_HEAD", {}).get("NUM_CLASSES") == 0:
         cfg.MODEL.POINT_HEAD.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
-        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(class_names(cfg))
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(training_classes(cfg))
     return cfg
 
 
@@ -119,9 +118,9 @@ def setup(cfg: CfgNode, args: argparse.Namespace | None = None, verbose: bool = 
     """Create ``OUTPUT_DIR``, start the logs and seed all random numbers of this process.
 
     Args:
-        cfg: Its ``SEED`` plus the rank seeds python, numpy and torch; below 0: a random seed.
-        args: Logged as they are.
-        verbose: Log the environment and the whole config too, as Detectron2's tools do; without
+        cfg: its ``SEED`` plus the rank seeds python, numpy and torch; below 0: a random seed.
+        args: logged as they are.
+        verbose: log the environment and the whole config too, as Detectron2's tools do; without
             it the config is only saved as ``OUTPUT_DIR/config.yaml``.
     """
     if comm.is_main_process():

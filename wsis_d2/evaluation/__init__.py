@@ -1,13 +1,7 @@
 """Evaluators for Detectron2's inference loop, and the plain functions under them."""
 
 from .classification import MultiLabelEvaluator, multilabel_average_precision
-from .coco_format import (
-    load_coco_detections,
-    load_coco_ground_truths,
-    read_coco_json,
-    read_json,
-    to_rle,
-)
+from .coco_format import load_coco_detections, load_coco_ground_truths, read_coco_json, to_rle
 from .counting import CountEvaluator, count_errors
 from .instance_ap import evaluate_instance_masks
 from .instance_evaluator import InstanceMaskEvaluator
@@ -49,7 +43,6 @@ __all__ = [
     "mean_iou",
     "multilabel_average_precision",
     "read_coco_json",
-    "read_json",
     "seed_metrics",
     "threshold_confusion_matrices",
     "to_rle",

@@ -1,116 +1,23 @@
 """COCO-format files and masks: reading what others wrote, with errors that say what is wrong."""
 
-import json
 import os
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
 
 from ..errors import UserError
-
-
-def _run_lengths(counts: bytes) -> np.ndarray:
-    """Run lengths of a compressed RLE, as int64; ValueError if they cannot be read.
-
-    A number is a sequence of characters from "0" on, five bits each, low bits first: bit 5 says
-    that more follow, bit 4 of the last one is the sign. From the fourth run on, a run is stored as
-    its difference to the run two before it.
-    """
-    digits = np.frombuffer(counts, np.uint8).astype(np.int64) - ord("0")
-    is_last = (digits & 0x20) == 0
-    if len(digits) == 0 or digits.min() < 0 or digits.max() > 0x3F or not is_last[-1]:
-        raise ValueError("its RLE counts are not readable")
-    ends = np.flatnonzero(is_last)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    place = 5 * (np.arange(len(digits)) - np.repeat(starts, ends - starts + 1))
-    if place.max() > 30:
-        raise ValueError("its RLE counts are not readable")
-    runs = np.add.reduceat((digits & 0x1F) << place, starts)
-    runs -= ((digits[ends] & 0x10) > 0) * (32 << place[ends])
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs
-
-
-def to_rle(segmentation: Any, image_size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Bring any COCO segmentation into one form.
-
-    The runs are checked against the size, because pycocotools does not return from the IoU of masks
-    whose runs do not add up.
-
-    Args:
-        segmentation: compressed RLE (counts bytes or str), uncompressed RLE (counts a list) or a
-            list of polygons ``[x1, y1, x2, y2, ...]`` in pixels.
-        image_size: (height, width), needed for polygons.
-
-    Returns:
-        ``{"size": [height, width], "counts": bytes}``
-
-    Raises:
-        ValueError: what is wrong with the mask, as the end of a sentence.
-    """
-    if isinstance(segmentation, Mapping):
-        try:
-            height, width = (int(side) for side in segmentation["size"])
-            counts = segmentation["counts"]
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise ValueError("its RLE needs 'size' [height, width] and 'counts'") from None
-        if isinstance(counts, str | bytes):
-            counts = counts.encode() if isinstance(counts, str) else counts
-            runs = _run_lengths(counts)
-        else:
-            try:
-                runs = np.asarray(counts, dtype=np.int64).reshape(-1)
-                counts = mask_util.frPyObjects(
-                    {"size": [height, width], "counts": runs.tolist()}, height, width
-                )["counts"]
-            except (TypeError, ValueError, OverflowError):
-                raise ValueError("its RLE counts are not readable") from None
-        if (runs < 0).any() or runs.sum() != height * width:
-            raise ValueError(f"its RLE counts do not add up to its size {height} x {width}")
-        return {"size": [height, width], "counts": counts}
-
-    if not isinstance(segmentation, list | tuple) or not segmentation:
-        raise ValueError("it has no segmentation")
-    if image_size is None:
-        raise ValueError("it is a polygon and the height and width of its image are not known")
-    try:
-        # Four numbers would be taken for a box; d2 too drops outlines of less than three points.
-        polygons = [[float(v) for v in p] for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
-    except (TypeError, ValueError):
-        raise ValueError("its polygons are not lists of numbers") from None
-    if not polygons or not np.isfinite(np.concatenate(polygons)).all():
-        raise ValueError("it has no polygon of at least three points")
-    height, width = (int(side) for side in image_size)
-    return mask_util.merge(mask_util.frPyObjects(polygons, height, width))
-
-
-def read_json(path: str | os.PathLike) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: there is no such file, it is not readable, or it is not JSON.
-    """
-    try:
-        with open(path, encoding="utf-8") as f:
-            return json.load(f)
-    except FileNotFoundError:
-        raise UserError(f"there is no file '{path}': check the path") from None
-    except OSError as error:
-        raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
-    except ValueError as error:  # not JSON or not UTF-8
-        raise UserError(f"'{path}' is not a JSON file: {error}") from None
+from ..files import load_json
+from ..structures import to_rle
 
 
 def read_coco_json(path: str | os.PathLike) -> dict[str, Any]:
     """Read a COCO dataset file: an object with lists ``images``, ``annotations``, ``categories``.
 
     Raises:
-        UserError: as :func:`read_json`, or it is not such an object.
+        UserError: as :func:`wsis_d2.files.load_json`, or it is not such an object.
     """
-    dataset = read_json(path)
+    dataset = load_json(path)
     for key, fields in {
         "images": ("id",),
         "annotations": ("image_id", "category_id"),
@@ -205,7 +112,7 @@ def load_coco_detections(
     Raises:
         UserError: the file is missing, is not in COCO format or has an unreadable mask or score.
     """
-    content = read_json(json_file)
+    content = load_json(json_file)
     if isinstance(content, list):
         _check_entries(json_file, "results", content, ("image_id", "category_id"))
         dataset, annotations = None, content

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
 
 from ..errors import UserError
-from .coco_format import to_rle
+from ..structures import mask_areas, mask_iou, to_rle
 
 SIZE_GROUPS = ("small", "medium", "large")
 # Name and smallest number of true objects in the image; each group ends where the next begins.
@@ -60,11 +59,6 @@ def _read_masks(instances, what, sizes, image_sizes) -> list[dict[str, Any]]:
     return rles
 
 
-def _areas(rles) -> np.ndarray:
-    # One at a time: with numpy 2, pycocotools takes lists of up to 255 masks only.
-    return np.array([mask_util.area(rle) for rle in rles], dtype=np.float64)
-
-
 def _compute_overlaps(detections, ground_truths, image_sizes) -> _Overlaps:
     scores = np.array([float(d.get("score", 1.0)) for d in detections])
     if not np.isfinite(scores).all():
@@ -97,12 +91,7 @@ def _compute_overlaps(detections, ground_truths, image_sizes) -> _Overlaps:
         found = detection_groups.get(group)
         if not found:
             continue
-        iou = mask_util.iou(
-            [detection_rles[i] for i in found],
-            [truth_rles[i] for i in truths],
-            [0] * len(truths),
-        )
-        iou = np.nan_to_num(iou)  # two empty masks: 0 / 0
+        iou = mask_iou([detection_rles[i] for i in found], [truth_rles[i] for i in truths])
         best_truth[found] = np.asarray(truths)[iou.argmax(axis=1)]
         best_iou[found] = iou.max(axis=1)
         best_overlap[truths] = iou.max(axis=0)
@@ -110,12 +99,12 @@ def _compute_overlaps(detections, ground_truths, image_sizes) -> _Overlaps:
     return _Overlaps(
         detection_class=indices(detections, class_index, "category_id"),
         detection_image=indices(detections, image_index, "image_id"),
-        detection_area=_areas(detection_rles),
+        detection_area=mask_areas(detection_rles),
         best_truth=best_truth,
         best_iou=best_iou,
         truth_class=indices(ground_truths, class_index, "category_id"),
         truth_image=indices(ground_truths, image_index, "image_id"),
-        truth_area=_areas(truth_rles),
+        truth_area=mask_areas(truth_rles),
         best_overlap=best_overlap,
         categories=categories,
     )

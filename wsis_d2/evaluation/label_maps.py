@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-_UNKNOWN = 255
+from ..layers import UNKNOWN
 
 
 def confusion_matrix(
-    prediction: np.ndarray, truth: np.ndarray, num_labels: int, ignore: int = _UNKNOWN
+    prediction: np.ndarray, truth: np.ndarray, num_labels: int, ignore: int = UNKNOWN
 ) -> np.ndarray:
     """Count the pixels of each pair of true and predicted label.
 
@@ -36,7 +36,7 @@ def confusion_matrix(
         raise ValueError(f"maps of sizes {prediction.shape} and {truth.shape} cannot be compared")
     counts = truth != ignore
     prediction, truth = prediction[counts].astype(np.int64), truth[counts].astype(np.int64)
-    known = prediction != _UNKNOWN
+    known = prediction != UNKNOWN
     for what, labels in (("predicted", prediction[known]), ("true", truth)):
         if labels.size and not 0 <= labels.min() <= labels.max() < num_labels:
             raise ValueError(f"a {what} label is not in 0 .. {num_labels - 1}")
@@ -73,7 +73,7 @@ def threshold_confusion_matrices(
     passed = np.searchsorted(thresholds, cam.max(0), side="left")
     by_passed = np.stack(
         [
-            confusion_matrix(labels, np.where(passed == n, truth, _UNKNOWN), num_labels)
+            confusion_matrix(labels, np.where(passed == n, truth, UNKNOWN), num_labels)
             for n in range(len(thresholds) + 1)
         ]
     )

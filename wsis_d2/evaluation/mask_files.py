@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..errors import UserError
+from ..structures import mask_area
 from .coco_format import ground_truths_of, image_sizes, load_coco_detections, read_coco_json
 from .instance_ap import evaluate_instance_masks
 from .metrics_table import format_instance_metrics
@@ -127,7 +127,7 @@ def evaluate_coco(
         {
             **truth,
             "id": number,
-            "area": annotation.get("area", float(mask_util.area(truth["segmentation"]))),
+            "area": annotation.get("area", float(mask_area(truth["segmentation"]))),
             "iscrowd": int(annotation.get("iscrowd", 0)),
         }
         for number, (truth, annotation) in enumerate(
@@ -135,7 +135,7 @@ def evaluate_coco(
         )
     ]
     found = [
-        {**d, "id": number, "area": float(mask_util.area(d["segmentation"])), "iscrowd": 0}
+        {**d, "id": number, "area": float(mask_area(d["segmentation"])), "iscrowd": 0}
         for number, d in enumerate(detections, start=1)
     ]
 

@@ -7,14 +7,10 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_utils
 from tabulate import tabulate
 
-from ..proposals import MaskProposals
+from ..structures import MaskProposals, mask_iou
 from .instance_ap import evaluate_instance_masks
-
-# More masks at a time make pycocotools 2.0.11 fail with NumPy 2.
-_MAX_AT_ONCE = 255
 
 
 def evaluate_proposals(
@@ -52,7 +48,7 @@ def evaluate_proposals(
         counts.append(len(masks))
         its = truths[image_id]
         seen += its
-        iou = _ious(masks.masks[: budgets[-1]], [truth["segmentation"] for truth in its])
+        iou = mask_iou(masks.masks[: budgets[-1]], [truth["segmentation"] for truth in its])
         for truth, row in zip(its, iou.T):
             overlaps.append(np.array([row[:budget].max(initial=0.0) for budget in budgets]))
             if len(row):
@@ -89,17 +85,6 @@ def format_proposal_metrics(metrics: Mapping[str, float]) -> str:
         f"ABO {metrics['oracle_ABO']:.1f}; {metrics['num_objects']} objects, "
         f"{metrics['num_proposals']:.0f} proposals per image"
     )
-
-
-def _ious(masks: list[dict], truths: list[dict]) -> np.ndarray:
-    """(N, T) IoU of two lists of RLEs."""
-    iou = np.zeros((len(masks), len(truths)))
-    for i in range(0, len(masks), _MAX_AT_ONCE):
-        for j in range(0, len(truths), _MAX_AT_ONCE):
-            rows, columns = masks[i : i + _MAX_AT_ONCE], truths[j : j + _MAX_AT_ONCE]
-            block = mask_utils.iou(rows, columns, [0] * len(columns))
-            iou[i : i + len(rows), j : j + len(columns)] = block
-    return iou
 
 
 def _percent(values: np.ndarray) -> float:

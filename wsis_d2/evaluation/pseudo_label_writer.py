@@ -8,14 +8,13 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
 from ..files import check_writable, write_json
+from ..structures import encode_masks, mask_area, mask_box
 
 
 class PseudoLabelWriter(DatasetEvaluator):
@@ -167,7 +166,7 @@ class PseudoLabelWriter(DatasetEvaluator):
                 instances.scores.tolist(),
                 _candidates(instances),
             )
-            if mask_util.area(rle) > 0 and score >= self._min_score
+            if mask_area(rle) > 0 and score >= self._min_score
         ]
 
     def _crowd_annotations(self, regions: Instances) -> list[dict[str, Any]]:
@@ -179,9 +178,9 @@ class PseudoLabelWriter(DatasetEvaluator):
     def _annotation(self, rle: dict[str, Any], label: int, iscrowd: int) -> dict[str, Any]:
         return {
             "category_id": self._category_ids[label],
-            "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
-            "bbox": mask_util.toBbox(rle).tolist(),
-            "area": int(mask_util.area(rle)),
+            "segmentation": rle,
+            "bbox": mask_box(rle),
+            "area": mask_area(rle),
             "iscrowd": iscrowd,
         }
 
@@ -254,8 +253,7 @@ class PseudoLabelWriter(DatasetEvaluator):
 
 def _rles(instances: Instances) -> list[dict[str, Any]]:
     """The masks (N, H, W) as RLEs."""
-    masks = instances.pred_masks.detach().cpu().numpy().astype(np.uint8)
-    return mask_util.encode(np.asfortranarray(masks.transpose(1, 2, 0))) if len(masks) else []
+    return encode_masks(instances.pred_masks.detach().cpu().numpy())
 
 
 def _candidates(instances: Instances) -> list[dict[str, Any]]:

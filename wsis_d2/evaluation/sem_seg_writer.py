@@ -1,6 +1,5 @@
 """Semantic pseudo labels as palette PNGs: the last station of a label generator."""
 
-import json
 import logging
 import math
 import os
@@ -17,13 +16,9 @@ from detectron2.utils.logger import create_small_table
 from tqdm import tqdm
 
 from ..data import semantic_truth
+from ..data.image_folder import ImageFolder
 from ..data.label_maps import read_label_map, write_label_map
-from ..errors import UserError
-from ..files import check_writable_folder, label_file, to_json_value, write_json
 from .label_maps import evaluate_label_maps
-
-SETTINGS_FILE = "settings.json"
-"""File in the folder of the label maps that says what they were made with."""
 
 
 class SemSegLabelWriter(DatasetEvaluator):
@@ -61,49 +56,16 @@ class SemSegLabelWriter(DatasetEvaluator):
         """
         self._logger = logging.getLogger(__name__)
         self._dataset_name = dataset_name
-        self._output_dir = output_dir
-        self._image_root = MetadataCatalog.get(dataset_name).get("image_root", "")
+        self._folder = ImageFolder(output_dir, ".png", dataset_name, "output folder")
         if dataset_dicts is None:
             dataset_dicts = DatasetCatalog.get(dataset_name)
         self._dataset_dicts = list(dataset_dicts)
-        self._check_names()
         if comm.is_main_process():
-            self._open(to_json_value(settings))
+            self._folder.open(settings)
         comm.synchronize()
-        self._finished = set()
-        if resume:
-            self._finished = {
-                d["image_id"] for d in self._dataset_dicts if os.path.isfile(self._path(d))
-            }
-
-    def _path(self, dataset_dict: Mapping[str, Any]) -> str:
-        return label_file(self._output_dir, dataset_dict["file_name"], self._image_root, ".png")
-
-    def _check_names(self) -> None:
-        file_names: dict[str, str] = {}
-        for dataset_dict in self._dataset_dicts:
-            other = file_names.setdefault(self._path(dataset_dict), dataset_dict["file_name"])
-            if other != dataset_dict["file_name"]:
-                raise UserError(
-                    f"images '{other}' and '{dataset_dict['file_name']}' would share a label map, "
-                    "as their names differ in the extension alone: rename one"
-                )
-
-    def _open(self, settings: dict[str, Any]) -> None:
-        """Make the folder one of these settings."""
-        check_writable_folder(self._output_dir)
-        settings_file = os.path.join(self._output_dir, SETTINGS_FILE)
-        if _read_settings(settings_file) == settings:
-            return
-        present = [p for p in map(self._path, self._dataset_dicts) if os.path.isfile(p)]
-        if present and not os.path.isfile(settings_file):
-            raise UserError(
-                f"'{self._output_dir}' holds PNGs of these images but no {SETTINGS_FILE}, so they "
-                "are of another origin and are left alone: choose another output folder"
-            )
-        for path in present:
-            os.unlink(path)
-        write_json(settings_file, settings, indent=2)
+        missing = {d["image_id"] for d in self._folder.missing(self._dataset_dicts)}
+        everything = {d["image_id"] for d in self._dataset_dicts}
+        self._finished = everything - missing if resume else set()
 
     def finished_image_ids(self) -> set[Hashable]:
         """Images whose PNGs were there, made with the same settings; empty without ``resume``.
@@ -126,7 +88,7 @@ class SemSegLabelWriter(DatasetEvaluator):
         """
         for input_, output in zip(inputs, outputs):
             label_map = torch.as_tensor(output["sem_seg_labels"]).cpu().numpy()
-            write_label_map(self._path(input_), label_map)
+            write_label_map(self._folder.path(input_), label_map)
 
     def evaluate(self) -> OrderedDict:
         """Compare the PNGs with the dataset's true label maps.
@@ -151,12 +113,12 @@ class SemSegLabelWriter(DatasetEvaluator):
 
     def _pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Label map and true label map of each image that has both."""
-        written = [d for d in self._dataset_dicts if os.path.isfile(self._path(d))]
+        written = [d for d in self._dataset_dicts if os.path.isfile(self._folder.path(d))]
         missing = len(self._dataset_dicts) - len(written)
         if missing:
             self._logger.warning(
                 f"{missing} of {len(self._dataset_dicts)} images have no label map in "
-                f"'{self._output_dir}': they were not processed."
+                f"'{self._folder.folder}': they were not processed."
             )
         truth_of = semantic_truth(self._dataset_name)
         if truth_of is None:
@@ -164,12 +126,4 @@ class SemSegLabelWriter(DatasetEvaluator):
         for dataset_dict in tqdm(written, "label maps against true ones", unit="image", delay=3):
             truth = truth_of(dataset_dict)
             if truth is not None:
-                yield read_label_map(self._path(dataset_dict)), truth
-
-
-def _read_settings(path: str) -> dict[str, Any] | None:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError):
-        return None
+                yield read_label_map(self._folder.path(dataset_dict)), truth

@@ -1,38 +1,44 @@
-"""From cues to masks: one module per method."""
+"""From cues to masks: label generators, one module per method, and the parts of WISE."""
 
-from .affinitynet_labels import AffinityNetCues, AffinityNetLabels
-from .build import (
-    LABEL_GENERATOR_REGISTRY,
-    LOCALIZER_REGISTRY,
-    SELECTOR_REGISTRY,
-    build_label_generator,
-    build_localizer,
-    build_selector,
-    label_dataset_name,
-)
+from .affinitynet import AffinityNetCues, AffinityNetLabels
 from .cam_files import full_size_cam, read_cam, write_cam
 from .cam_folder import CAMFolder
-from .cam_localizer import CAMMaxima
 from .cams import MultiScaleCAM, multi_scale_cams
-from .density_localizer import DensityPeaks
-from .density_selector import DensityObjectness, DensityScore
 from .detect import detect_instances
-from .ignore_region import AddIgnoreRegions, ignore_regions
-from .irnet_labels import IRNetCues, IRNetLabels, instances_from_relations
-from .irnet_localizer import IRNetCentroids
-from .locations import Localizer, LocationCues
-from .peak_localizer import PRMPeaks
-from .proposal_labels import PRM, WISE
+from .generator import LABEL_GENERATOR_REGISTRY, LabelGenerator, build_label_generator
+from .ignore_region import ignore_regions
+from .irnet import IRNetLabels, instances_from_relations
+from .irnet_walk import InstanceWalk, IRNetCues
+from .localizers import (
+    LOCALIZER_REGISTRY,
+    CAMMaxima,
+    DensityPeaks,
+    IRNetCentroids,
+    Localizer,
+    LocationCues,
+    PRMPeaks,
+    build_localizer,
+)
 from .refine import ProposalRefinement, refine_instances
 from .seeds import alpha_seeds, build_seed_function, confident_seeds, crf_settings
-from .selectors import BestObjectness, DiceWithResponse, PRMScore, SampledObjectness, Selector
+from .selectors import (
+    SELECTOR_REGISTRY,
+    BestObjectness,
+    DensityObjectness,
+    DensityScore,
+    DiceWithResponse,
+    PRMScore,
+    SampledObjectness,
+    Selector,
+    build_selector,
+)
 from .self_training import SelfTraining
+from .wise import PRM, WISE
 
 __all__ = [
     "LABEL_GENERATOR_REGISTRY",
     "LOCALIZER_REGISTRY",
     "SELECTOR_REGISTRY",
-    "AddIgnoreRegions",
     "AffinityNetCues",
     "AffinityNetLabels",
     "BestObjectness",
@@ -43,6 +49,8 @@ __all__ = [
     "DensityScore",
     "DiceWithResponse",
     "IRNetCentroids",
+    "InstanceWalk",
+    "LabelGenerator",
     "IRNetCues",
     "IRNetLabels",
     "Localizer",
@@ -67,7 +75,6 @@ __all__ = [
     "full_size_cam",
     "ignore_regions",
     "instances_from_relations",
-    "label_dataset_name",
     "multi_scale_cams",
     "read_cam",
     "refine_instances",

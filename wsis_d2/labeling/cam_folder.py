@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
 from torch import Tensor
 
+from ..data import label_dataset_name
+from ..data.image_folder import ImageFolder
 from ..errors import UserError
-from ..files import label_file
-from .build import label_dataset_name
 from .cam_files import read_cam
 
 
@@ -16,23 +15,20 @@ class CAMFolder:
     """CAMs by image, as ``tools/make_cams.py`` stores them.
 
     Args:
-        folder: The folder.
-        image_root: Folder that the images' names in ``folder`` are relative to.
-        stride: Stride of the maps.
+        folder: the folder.
+        stride: stride of the maps.
     """
 
     @configurable
-    def __init__(self, *, folder: str, image_root: str, stride: int):
+    def __init__(self, *, folder: ImageFolder, stride: int):
         self.folder = folder
-        self.image_root = image_root
         self.stride = stride
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Reads ``CAM`` and the dataset to label."""
         return {
-            "folder": cfg.CAM.PATH,
-            "image_root": MetadataCatalog.get(label_dataset_name(cfg)).get("image_root", ""),
+            "folder": ImageFolder(cfg.CAM.PATH, ".npz", label_dataset_name(cfg), "CAM.PATH"),
             "stride": cfg.CAM.STRIDE,
         }
 
@@ -40,15 +36,15 @@ class CAMFolder:
         """CAMs of an image.
 
         Args:
-            x: Dict with ``file_name`` and ``image_labels``.
+            x: dict with ``file_name`` and ``image_labels``.
 
         Returns:
             See :func:`wsis_d2.labeling.read_cam`.
 
         Raises:
-            UserError: The file is missing, damaged, or of other labels than the image's.
+            UserError: the file is missing, damaged, or of other labels than the image's.
         """
-        path = label_file(self.folder, x["file_name"], self.image_root, ".npz")
+        path = self.folder.path(x)
         cam, class_ids = read_cam(path)
         if sorted(class_ids.tolist()) != sorted(map(int, x["image_labels"])):
             raise UserError(

@@ -19,7 +19,7 @@ def detect_instances(
         winners: (H, W) int, 0 for the background, i + 1 where candidate i has the highest score.
         winning_scores: (H, W) float in [0, 1], the score of the winner.
         class_ids: (I,) int64, class of each candidate.
-        min_area: Smaller pieces, as a fraction of the image's area, are dropped.
+        min_area: smaller pieces, as a fraction of the image's area, are dropped.
 
     Returns:
         Instances of the size (H, W), best score first, on the CPU: ``pred_masks`` (N, H, W) bool,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor
@@ -19,8 +18,8 @@ def ignore_regions(
         evidence: (K, h, w) float, response of each labelled class over the whole image, at any
             size; what is negative counts as 0.
         class_ids: (K,) int64, their contiguous ids.
-        instances: The pseudo labels, with ``pred_masks`` (N, H, W) bool at the original size.
-        threshold: A response is high above this fraction of the maximum of its class in the image.
+        instances: the pseudo labels, with ``pred_masks`` (N, H, W) bool at the original size.
+        threshold: a response is high above this fraction of the maximum of its class in the image.
 
     Returns:
         Instances at the original size with ``pred_masks`` (M, H, W) bool and ``pred_classes``, one
@@ -36,31 +35,3 @@ def ignore_regions(
     return Instances(
         size, pred_masks=masks[present], pred_classes=class_ids.to(high.device)[present]
     )
-
-
-class AddIgnoreRegions:
-    """A forward hook for label generators: adds ``ignore_regions`` to the output of each image.
-
-    The evidence is that of the generator's ``cues``: their CAMs, or the class response maps of the
-    localiser. A generator without either has no such regions.
-
-    Args:
-        threshold: See :func:`ignore_regions`.
-    """
-
-    def __init__(self, threshold: float):
-        self.threshold = threshold
-
-    def __call__(self, generator: torch.nn.Module, inputs: tuple, outputs: list[dict]) -> None:
-        for x, output in zip(inputs[0], outputs):
-            cues = output.get("cues")
-            if hasattr(cues, "cam"):
-                evidence, class_ids = cues.cam, cues.class_ids
-            elif hasattr(cues, "class_response_maps"):
-                class_ids = x["image_labels"]
-                evidence = cues.class_response_maps[class_ids.to(cues.class_response_maps.device)]
-            else:
-                continue
-            output["ignore_regions"] = ignore_regions(
-                evidence, class_ids, output["instances"], self.threshold
-            )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances
-from pycocotools import mask as mask_utils
 
-from ..proposals import MaskProposals, ProposalSource
+from ..proposals import ProposalSource
+from ..structures import MaskProposals, encode_masks, mask_iou
 
 
 class ProposalRefinement(torch.nn.Module):
@@ -20,10 +20,10 @@ class ProposalRefinement(torch.nn.Module):
     ``height``, ``width``. Output: that of the model, its ``instances`` refined.
 
     Args:
-        model: Gives ``instances`` with ``pred_masks`` (N, H, W) bool and ``pred_boxes`` at the
+        model: gives ``instances`` with ``pred_masks`` (N, H, W) bool and ``pred_boxes`` at the
             original size.
-        proposals: The proposals.
-        min_iou: A mask stays as it is where no proposal has a Jaccard index above this; at 0, where
+        proposals: the proposals.
+        min_iou: a mask stays as it is where no proposal has a Jaccard index above this; at 0, where
             none overlaps it at all.
     """
 
@@ -53,15 +53,15 @@ def refine_instances(
     """A copy of the instances with the masks and boxes of their best proposals.
 
     Args:
-        instances: With ``pred_masks`` (N, H, W) bool and ``pred_boxes``.
-        proposals: Of an image of this size (H, W).
-        min_iou: See :class:`ProposalRefinement`.
+        instances: with ``pred_masks`` (N, H, W) bool and ``pred_boxes``.
+        proposals: of an image of this size (H, W).
+        min_iou: see :class:`ProposalRefinement`.
     """
     refined = Instances(instances.image_size, **instances.get_fields())
     if not len(instances) or not len(proposals):
         return refined
     masks = instances.pred_masks.cpu().numpy()
-    overlaps = mask_ious(masks, proposals)
+    overlaps = mask_iou(encode_masks(masks), proposals.masks)
     best = overlaps.argmax(1)
     replaced = overlaps[np.arange(len(best)), best] > min_iou
     masks = np.where(replaced[:, None, None], proposals.decode(best), masks)
@@ -72,9 +72,3 @@ def refine_instances(
     boxes[replaced.to(boxes.device)] = of_proposals.to(boxes)
     refined.pred_boxes = Boxes(boxes)
     return refined
-
-
-def mask_ious(masks: np.ndarray, proposals: MaskProposals) -> np.ndarray:
-    """(N, M) Jaccard indices of masks (N, H, W) bool with M proposals."""
-    rles = mask_utils.encode(np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8))
-    return mask_utils.iou(rles, proposals.masks, [False] * len(proposals))

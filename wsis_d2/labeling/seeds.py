@@ -10,9 +10,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from ..errors import UserError
-from ..layers import CRFSettings, dense_crf_from_labels, dense_crf_from_scores
-
-_UNKNOWN = 255
+from ..layers import UNKNOWN, CRFSettings, dense_crf_from_labels, dense_crf_from_scores
 
 #: Published settings of the dense CRF.
 CONFIDENT_SEEDS_CRF = CRFSettings()
@@ -139,6 +137,6 @@ def _combine(
     sure_foreground: np.ndarray, any_foreground: np.ndarray, cam: np.ndarray | Tensor
 ) -> np.ndarray | Tensor:
     """(H, W) uint8 seeds from the labels of the strict and of the generous run."""
-    seeds = np.where((sure_foreground == 0) & (any_foreground > 0), _UNKNOWN, sure_foreground)
+    seeds = np.where((sure_foreground == 0) & (any_foreground > 0), UNKNOWN, sure_foreground)
     seeds = seeds.astype(np.uint8)
     return torch.from_numpy(seeds) if isinstance(cam, Tensor) else seeds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 
 import numpy as np
@@ -11,12 +10,12 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
-from pycocotools import mask as mask_utils
 
 from ..errors import UserError
+from ..files import load_json
 from ..proposals import ProposalSource, build_proposal_source
-from ..proposals.structures import checked_rle
-from .build import LABEL_GENERATOR_REGISTRY
+from ..structures import decode_masks, encode_masks, mask_nms, to_rle
+from .generator import LABEL_GENERATOR_REGISTRY, LabelGenerator
 from .refine import refine_instances
 
 
@@ -27,23 +26,22 @@ class LabelFile:
         path: COCO-format JSON, as :class:`wsis_d2.evaluation.PseudoLabelWriter` writes it.
 
     Raises:
-        UserError: It is missing or no such file.
+        UserError: it is missing or no such file.
     """
 
     def __init__(self, path: str):
         self.path = path
         self._of_image = defaultdict(list)
         try:
-            with open(path, encoding="utf-8") as file:
-                content = json.load(file)
+            content = load_json(path)
             ids = sorted(category["id"] for category in content["categories"])
             class_of = {category_id: index for index, category_id in enumerate(ids)}
             for annotation in content["annotations"]:
                 if not annotation.get("iscrowd", 0):
-                    mask = checked_rle(annotation["segmentation"])
+                    mask = to_rle(annotation["segmentation"])
                     label = (class_of[annotation["category_id"]], mask, annotation["score"])
                     self._of_image[annotation["image_id"]].append(label)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (UserError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"'{path}' cannot be read as pseudo labels ({error!r}): correct "
                 "PSEUDO_LABELS.SELF_TRAINING.OLD_LABELS, or leave it empty"
@@ -59,8 +57,7 @@ class LabelFile:
                 f"a mask of image {x['image_id']} in '{self.path}' has another size than the "
                 f"image's {size}: PSEUDO_LABELS.SELF_TRAINING.OLD_LABELS is of another dataset"
             )
-        masks = [mask_utils.decode(mask).astype(bool) for _, mask, _ in labels]
-        masks = torch.from_numpy(np.stack(masks) if masks else np.zeros((0, *size), bool))
+        masks = torch.from_numpy(decode_masks([mask for _, mask, _ in labels], size))
         return Instances(
             size,
             pred_masks=masks,
@@ -71,7 +68,7 @@ class LabelFile:
 
 
 @LABEL_GENERATOR_REGISTRY.register()
-class SelfTraining(torch.nn.Module):
+class SelfTraining(LabelGenerator):
     """Predictions of any Detectron2 instance model on the training images, filtered.
 
     A prediction stays where its class is in the image label, its score is high enough, and no
@@ -79,23 +76,18 @@ class SelfTraining(torch.nn.Module):
     of the image label that are left without any keep their old pseudo labels, where these are
     given.
 
-    Input: the standard list of dicts with ``image`` at its original size, ``image_labels``,
-    ``file_name``, ``image_id``, ``height``, ``width``. Output: per image ``{"instances":
-    Instances}`` with ``pred_masks`` (N, H, W) bool, ``pred_boxes``, ``scores`` and
-    ``pred_classes``, best score first, old labels last.
+    The instances come best score first, old labels last.
 
     Args:
-        network: The trained model, of any meta-architecture that gives such ``instances``.
-        resize: Resizing of the model's input at test time.
-        min_score: Predictions below it are dropped.
-        nms_threshold: Predictions are dropped where the mask IoU with a better one of their class
+        network: the trained model, of any meta-architecture that gives such ``instances``.
+        resize: resizing of the model's input at test time.
+        min_score: predictions below it are dropped.
+        nms_threshold: predictions are dropped where the mask IoU with a better one of their class
             is above it.
-        proposals: To refine the predictions with, see
+        proposals: to refine the predictions with, see
             :class:`wsis_d2.labeling.ProposalRefinement`; or None.
-        old_labels: The pseudo labels that the model was trained on, or None.
+        old_labels: the pseudo labels that the model was trained on, or None.
     """
-
-    gives_label_maps = False
 
     @configurable
     def __init__(
@@ -129,10 +121,9 @@ class SelfTraining(torch.nn.Module):
             "old_labels": LabelFile(options.OLD_LABELS) if options.OLD_LABELS else None,
         }
 
-    @torch.no_grad()
-    def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """Label each image; see the class."""
-        return [{"instances": self._label(x)} for x in batched_inputs]
+    def label(self, x: dict) -> dict:
+        """See :meth:`LabelGenerator.label`."""
+        return {"instances": self._label(x)}
 
     def _label(self, x: dict) -> Instances:
         image = np.ascontiguousarray(x["image"].permute(1, 2, 0).numpy())
@@ -144,32 +135,17 @@ class SelfTraining(torch.nn.Module):
         predictions = Instances(output.image_size, **{name: output.get(name) for name in fields})
         of_label = torch.isin(predictions.pred_classes, x["image_labels"])
         predictions = predictions[of_label & (predictions.scores >= self.min_score)]
-        predictions = predictions[predictions.scores.argsort(descending=True, stable=True)]
         if self.proposals is not None:
             predictions = refine_instances(predictions, self.proposals.get(x))
-        predictions = predictions[without_duplicates(predictions, self.nms_threshold)]
+        kept = mask_nms(
+            encode_masks(predictions.pred_masks.numpy()),
+            predictions.scores.numpy(),
+            self.nms_threshold,
+            classes=predictions.pred_classes.tolist(),
+        )
+        predictions = predictions[torch.from_numpy(kept)]
         if self.old_labels is None:
             return predictions
         old = self.old_labels.get(x)
         missing = ~torch.isin(old.pred_classes, predictions.pred_classes)
         return Instances.cat([predictions, old[missing]])
-
-
-def without_duplicates(instances: Instances, threshold: float) -> list[int]:
-    """Greedy non-maximum suppression of masks, class by class; indices to keep.
-
-    Args:
-        instances: Best first, with ``pred_masks`` (N, H, W) bool and ``pred_classes``.
-        threshold: Masks that overlap a better one of their class by more than this IoU go.
-    """
-    masks = instances.pred_masks.flatten(1).float()
-    intersections = masks @ masks.T
-    areas = masks.sum(1)
-    ious = intersections / (areas[:, None] + areas - intersections).clamp(min=1)
-    classes = instances.pred_classes
-    duplicate = (ious > threshold) & (classes[:, None] == classes)
-    kept: list[int] = []
-    for i in range(len(instances)):
-        if not duplicate[i, kept].any():
-            kept.append(i)
-    return kept

@@ -11,10 +11,11 @@ from .peak_stimulation import find_peaks, peak_stimulation
 from .pixel_correlation import correlate_pixels
 from .random_walk import random_walk
 from .regions import fraction_inside
-from .relation_losses import affinitynet_losses, irnet_losses
+from .relation_losses import UNKNOWN, affinitynet_losses, irnet_losses
 from .smooth_l1 import SelfAdjustingSmoothL1
 
 __all__ = [
+    "UNKNOWN",
     "CRFSettings",
     "FixedBatchNorm2d",
     "PairAffinity",

@@ -25,8 +25,8 @@ class FixedBatchNorm2d(_FixedStatistics, nn.BatchNorm2d):
     Parameters and buffers are those of :class:`torch.nn.BatchNorm2d`, so the same weights load.
 
     Args:
-        num_features: Number of channels.
-        options: See :class:`torch.nn.BatchNorm2d`.
+        num_features: number of channels.
+        options: see :class:`torch.nn.BatchNorm2d`.
     """
 
     def __init__(self, num_features: int, **options):
@@ -49,7 +49,7 @@ def convert_to_fixed_batchnorm(module: nn.Module) -> nn.Module:
     keep their parameters, names and hooks. Those without running statistics are left alone.
 
     Args:
-        module: Any module; changed in place.
+        module: any module; changed in place.
 
     Returns:
         The module.

@@ -25,7 +25,7 @@ def scale_gradient(x: Tensor, weights: Tensor) -> Tensor:
     weights, whatever the terms are; the loss's value stays that of the plain sum.
 
     Args:
-        x: Any float tensor, such as the predictions (N, ...) that go into a loss.
-        weights: Float, of a shape that broadcasts to that of ``x``; no gradient flows to it.
+        x: any float tensor, such as the predictions (N, ...) that go into a loss.
+        weights: float, of a shape that broadcasts to that of ``x``; no gradient flows to it.
     """
     return _ScaleGradient.apply(x, weights.to(x.dtype))

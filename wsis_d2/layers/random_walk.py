@@ -11,6 +11,7 @@ off like a Gaussian of variance t: some sqrt(2 t ln(2 / tolerance)) products wit
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .affinity import PairAffinity, stack_affinities
-from .stencil import Stencil, walk_stencil
+from .stencil import SparseStencil, Stencil
 
 __all__ = ["chebyshev_coefficients", "random_walk"]
 
@@ -169,7 +170,7 @@ def _stencil_walk(
     x: Tensor, affinity: PairAffinity, num_steps: int, coefficients: list[float] | None
 ) -> Tensor:
     """x T^t, T^t by its series or, without coefficients, step by step."""
-    stencil = walk_stencil(affinity)
+    stencil = _fastest_stencil(affinity)
     u = stencil.pack(x)
     if coefficients is None:
         for _ in range(num_steps):
@@ -177,6 +178,18 @@ def _stencil_walk(
     else:
         u = _chebyshev_series(stencil, u, coefficients)
     return stencil.unpack(u, len(x))
+
+
+def _fastest_stencil(affinity: PairAffinity) -> Stencil:
+    """The one for the device of the affinity."""
+    device = affinity.values.device.type
+    if device == "cpu":
+        return SparseStencil(affinity)
+    if device == "cuda" and importlib.util.find_spec("triton"):
+        from .triton_stencil import TritonStencil
+
+        return TritonStencil(affinity)
+    return Stencil(affinity)
 
 
 def _chebyshev_series(stencil: Stencil, u: Tensor, coefficients: list[float]) -> Tensor:

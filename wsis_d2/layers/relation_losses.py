@@ -25,6 +25,7 @@ __all__ = ["affinitynet_losses", "irnet_losses"]
 #: Keeps the logarithms and the means over pairs finite, as in both published codes.
 EPSILON = 1e-5
 
+#: Label of the pixels whose class nobody knows: they count neither in training nor in scores.
 UNKNOWN = 255
 
 #: What two seeds say about a pair: both background, the same class, different classes, nothing.

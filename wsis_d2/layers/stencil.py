@@ -6,7 +6,6 @@ Where a shift runs over the side of the map into another row, the affinity is 0.
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from .affinity import PairAffinity
 
-__all__ = ["SparseStencil", "Stencil", "walk_stencil"]
+__all__ = ["SparseStencil", "Stencil"]
 
 
 class Stencil:
@@ -109,15 +108,3 @@ def _flat_pairs(affinity: PairAffinity) -> tuple[Tensor, Tensor]:
     dy, dx = affinity.offsets.unbind(1)
     fits = (dy < height) & (dx.abs() < width)
     return (dy * width + dx)[fits], affinity.values.flatten(1)[fits]
-
-
-def walk_stencil(affinity: PairAffinity) -> Stencil:
-    """The fastest stencil for the device of the affinity."""
-    device = affinity.values.device.type
-    if device == "cpu":
-        return SparseStencil(affinity)
-    if device == "cuda" and importlib.util.find_spec("triton"):
-        from .triton_stencil import TritonStencil
-
-        return TritonStencil(affinity)
-    return Stencil(affinity)

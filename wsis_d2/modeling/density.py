@@ -101,7 +101,12 @@ class DensityPRM(PRMClassifier):
             (N, num_classes, H / stride, W / stride), sizes rounded up. Their sums are the counts;
             a cell may be negative.
         """
-        return self.density_head(self.backbone(images)[self.in_feature]) / self.cells
+        return self.response_and_density_maps(images)[1]
+
+    def response_and_density_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`class_response_maps` and :meth:`density_maps`, from one run of the backbone."""
+        features = self.backbone(images)[self.in_feature]
+        return self.classifier(features), self.density_head(features) / self.cells
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """

@@ -30,9 +30,9 @@ class NoiseAwareRPN(RPN):
     """The RPN, to which anchors in the region to ignore are no background.
 
     Args:
-        ignore_overlap: Negative anchors of which more than this fraction lies in ``gt_ignore`` do
+        ignore_overlap: negative anchors of which more than this fraction lies in ``gt_ignore`` do
             not count.
-        kwargs: See :class:`detectron2.modeling.proposal_generator.RPN`.
+        kwargs: see :class:`detectron2.modeling.proposal_generator.RPN`.
     """
 
     @configurable
@@ -68,9 +68,9 @@ class NoiseAwareROIHeads(StandardROIHeads):
     """The standard heads with loss weights, and without background from the region to ignore.
 
     Args:
-        ignore_overlap: Background proposals of which more than this fraction lies in ``gt_ignore``
+        ignore_overlap: background proposals of which more than this fraction lies in ``gt_ignore``
             are not trained on.
-        kwargs: See :class:`detectron2.modeling.StandardROIHeads`.
+        kwargs: see :class:`detectron2.modeling.StandardROIHeads`.
     """
 
     @configurable

@@ -5,10 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
+from ..layers import UNKNOWN
 
 __all__ = ["batch_seeds", "check_map_size"]
-
-UNKNOWN = 255
 
 
 def batch_seeds(batched_inputs: list[dict], size: tuple[int, int], stride: int) -> Tensor:

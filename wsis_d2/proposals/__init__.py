@@ -1,5 +1,6 @@
 """Class-agnostic mask proposals: readers of other programs' files and one built-in generator."""
 
+from ..structures import MaskProposals
 from .build import PROPOSAL_SOURCE_REGISTRY, ProposalReader, ProposalSource, build_proposal_source
 from .cache import ProposalCache, generate_proposals
 from .contour_hierarchy import ContourMaps
@@ -7,7 +8,6 @@ from .contour_proposals import contour_proposals, photo_proposals
 from .hed import HED, hed_contours, load_hed
 from .hierarchical import hierarchical_proposals
 from .readers import CocoResultsProposals, MatProposals, SegmentAnythingProposals
-from .structures import MaskProposals
 
 __all__ = [
     "HED",

@@ -8,12 +8,11 @@ from typing import Any, Protocol
 from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 
-from wsis_d2.errors import UserError, look_up
-from wsis_d2.parallel import available_cpus
-
+from ..errors import UserError, look_up
+from ..parallel import available_cpus
+from ..structures import MaskProposals
 from .cache import ProposalCache, generate_proposals
 from .readers import CocoResultsProposals, MatProposals, SegmentAnythingProposals
-from .structures import MaskProposals
 
 PROPOSAL_SOURCE_REGISTRY = Registry("PROPOSAL_SOURCE")
 PROPOSAL_SOURCE_REGISTRY.__doc__ = """

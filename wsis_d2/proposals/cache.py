@@ -16,21 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from wsis_d2.errors import UserError
-from wsis_d2.files import write_bytes, write_json
-from wsis_d2.images import read_image
-from wsis_d2.parallel import for_each_image
-
+from ..errors import UserError
+from ..files import claim_folder, write_bytes
+from ..images import read_image
+from ..parallel import for_each_image
+from ..structures import MaskProposals
 from .contour_proposals import contour_file, contours_from_file, photo_proposals
 from .hed import file_digest, hed_contours
 from .hierarchical import hierarchical_proposals
-from .structures import MaskProposals
 
 # Raised whenever the generator gives other proposals for the same settings.
 _GENERATOR_VERSION = 1
-_SETTINGS_FILE = "settings.json"
 
 
 class ProposalCache:
@@ -48,27 +44,9 @@ class ProposalCache:
     def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         self.settings = dict(settings)
-        record = json.loads(json.dumps({"version": _GENERATOR_VERSION, **_recorded(settings)}))
-        path = self.folder / _SETTINGS_FILE
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                write_json(path, record, indent=2)
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(
-                f"{path} is not readable ({error}): delete the folder {self.folder}"
-            ) from error
-        except OSError as error:
-            raise UserError(
-                f"the proposal cache {self.folder} cannot be used ({error}): choose another "
-                "PROPOSALS.PATH"
-            ) from error
-        if found != record:
-            raise UserError(
-                f"{self.folder} holds proposals made with other settings (see {_SETTINGS_FILE}): "
-                "choose another PROPOSALS.PATH, or delete that folder"
-            )
+        record = {"version": _GENERATOR_VERSION, **_recorded(settings)}
+        entries = self.folder.glob("*.json.gz")
+        claim_folder(self.folder, record, entries, replace=False, key="PROPOSALS.PATH")
 
     def path(self, file_name: str | Path) -> Path:
         """Where the proposals of this image are kept.
@@ -138,7 +116,7 @@ def _generate(
     contour_path: str = "",
     **settings: Any,
 ) -> MaskProposals:
-    image = read_rgb(file_name)
+    image = read_image(file_name)
     if contours == "none":
         return hierarchical_proposals(image, **settings)
     if contours == "hed":
@@ -160,11 +138,6 @@ def image_key(file_name: str | Path) -> str:
     """The image's name in the cache; see the module's description."""
     digest = hashlib.sha256(_read_bytes(file_name)).hexdigest()[:16]
     return f"{re.sub(r'[^A-Za-z0-9._-]', '_', Path(file_name).stem)[:100]}-{digest}"
-
-
-def read_rgb(file_name: str | Path) -> np.ndarray:
-    """An image file as (H, W, 3) uint8 RGB; see :func:`wsis_d2.images.read_image`."""
-    return read_image(file_name, "RGB")
 
 
 def _read_bytes(file_name: str | Path) -> bytes:

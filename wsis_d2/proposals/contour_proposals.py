@@ -14,16 +14,14 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image
-from pycocotools import mask as mask_utils
 from skimage.color import rgb2lab
 
-from wsis_d2.errors import UserError
-
+from ..errors import UserError
+from ..structures import MaskProposals, encode_mask
 from .contour_hierarchy import ContourMaps, base_regions, region_candidates
 from .contour_objectness import appearance_cues, candidate_cues, objectness_model
 from .hierarchical import enlarged, reduced
 from .regions import RegionGraph
-from .structures import MaskProposals
 
 # Best candidates in objectness among which the proposals are chosen.
 _SHORTLIST = 2000
@@ -104,7 +102,7 @@ def contour_proposals(
     chosen, objectness = choose_diverse(
         candidates, model(cues), regions, nms_threshold, diversity, max_proposals
     )
-    masks = [_encode(members[regions.labels]) for members in candidates[chosen]]
+    masks = [encode_mask(members[regions.labels]) for members in candidates[chosen]]
     return MaskProposals(masks, objectness, image.shape[:2])
 
 
@@ -173,7 +171,3 @@ def contours_from_file(image: np.ndarray, path: str | Path) -> ContourMaps:
         ) from error
     size = image.shape[1::-1]
     return ContourMaps.of(cv2.resize(values, size, interpolation=cv2.INTER_LINEAR))
-
-
-def _encode(mask: np.ndarray) -> dict:
-    return mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))

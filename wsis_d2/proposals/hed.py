@@ -16,8 +16,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsis_d2.errors import UserError
-
+from ..errors import UserError
 from .contour_hierarchy import ContourMaps
 
 # VGG-16: channels and convolutions of each block.

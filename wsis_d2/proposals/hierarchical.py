@@ -23,12 +23,11 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from pycocotools import mask as mask_utils
 from skimage.color import rgb2hsv, rgb2lab
 from skimage.segmentation import felzenszwalb
 
+from ..structures import MaskProposals, encode_mask, mask_nms
 from .regions import RegionGraph
-from .structures import MaskProposals
 
 _COLOR_SPACES = {
     "lab": lambda image: rgb2lab(image) / 100.0,
@@ -134,40 +133,11 @@ def hierarchical_proposals(
         candidates = np.unique(regions.fill_holes(candidates[best]), axis=0)
         candidates = candidates[regions.in_area_range(candidates, min_area, max_area)]
         logits.append(score(candidates))
-        masks += [_encode(members[regions.labels]) for members in candidates]
+        masks += [encode_mask(members[regions.labels]) for members in candidates]
     objectness = 1.0 / (1.0 + np.exp(-np.concatenate(logits)))
     keep = mask_nms(masks, objectness, nms_threshold, max_proposals)
     proposals = MaskProposals([masks[i] for i in keep], objectness[keep], working.shape[:2])
     return enlarged(proposals, size)
-
-
-def mask_nms(
-    masks: list[dict], scores: np.ndarray, threshold: float, max_kept: int | None = None
-) -> np.ndarray:
-    """Indices of the RLE masks kept by greedy non-maximum suppression, best score first.
-
-    A mask is dropped where its IoU with one that is kept is above `threshold`. Of equal scores the
-    first is better. The work ends when `max_kept` masks are kept.
-    """
-    order = np.argsort(-np.asarray(scores), kind="stable")
-    ranked = [masks[i] for i in order]
-    area = np.array([mask_utils.area(mask) for mask in ranked], dtype=np.float64)
-    alive = np.ones(len(order), dtype=bool)
-    kept: list[int] = []
-    for i in range(len(order)):
-        if len(kept) == max_kept:
-            break
-        if not alive[i]:
-            continue
-        kept.append(i)
-        # IoU is at most the ratio of the areas, which spares most of the comparisons.
-        ratio = np.minimum(area, area[i]) / np.maximum(np.maximum(area, area[i]), 1.0)
-        rivals = np.flatnonzero(alive & (ratio > threshold))
-        rivals = rivals[rivals > i]
-        if len(rivals):
-            iou = mask_utils.iou([ranked[i]], [ranked[j] for j in rivals], [0] * len(rivals))[0]
-            alive[rivals[iou > threshold]] = False
-    return order[kept]
 
 
 # ------------------------------------------------------------------------- pixels: what is compared
@@ -425,10 +395,6 @@ def reduced(image: np.ndarray, longest_edge: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _encode(mask: np.ndarray) -> dict:
-    return mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
-
-
 def enlarged(proposals: MaskProposals, size: tuple[int, int]) -> MaskProposals:
     """Proposals of the working image on the image's own (height, width), outlines interpolated."""
     if proposals.size == size:
@@ -437,4 +403,4 @@ def enlarged(proposals: MaskProposals, size: tuple[int, int]) -> MaskProposals:
         cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
         for mask in proposals.decode()
     ]
-    return MaskProposals([_encode(mask) for mask in masks], proposals.objectness, size)
+    return MaskProposals([encode_mask(mask) for mask in masks], proposals.objectness, size)

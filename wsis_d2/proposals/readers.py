@@ -7,18 +7,16 @@ nearest neighbour.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_utils
 from scipy.io import loadmat
 
-from wsis_d2.errors import UserError
-
-from .structures import MaskProposals, checked_rle
+from ..errors import UserError
+from ..files import load_json
+from ..structures import MaskProposals, to_rle
 
 # Keys under which the .mat files in circulation keep their masks.
 _MASK_KEYS = ("masks", "maskmat")
@@ -79,7 +77,7 @@ class CocoResultsProposals:
 
     def __init__(self, path: str | Path) -> None:
         self.path = _existing(Path(path), "file of COCO-results proposals", Path.is_file)
-        records = _load_json(self.path)
+        records = load_json(self.path)
         if not isinstance(records, list):
             raise UserError(
                 f"{self.path} is no list of COCO results: give a JSON list of objects with "
@@ -130,7 +128,7 @@ class SegmentAnythingProposals:
             UserError: no file for the image, or not a file as described.
         """
         path = _file_of_image(self.folder, file_name, ".json")
-        records = _load_json(path)
+        records = load_json(path)
         if isinstance(records, dict):
             records = records.get("annotations")
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
@@ -148,7 +146,7 @@ def _from_records(
     masks, objectness = [], []
     for index, record in enumerate(records):
         try:
-            masks.append(_segmentation_rle(record["segmentation"], size))
+            masks.append(to_rle(record["segmentation"], size))
             objectness.append(_finite(record[score_key]))
         except KeyError as error:
             raise UserError(
@@ -163,23 +161,6 @@ def _from_records(
     if any(tuple(mask["size"]) != mask_size for mask in masks):
         raise UserError(f"the masks of {where} differ in size: make the file again")
     return MaskProposals(masks, objectness, mask_size).resize(size)
-
-
-def _segmentation_rle(segmentation: Any, size: tuple[int, int]) -> dict:
-    """A COCO segmentation as a compressed RLE; polygons are drawn on an image of `size`."""
-    if not isinstance(segmentation, list):
-        return checked_rle(segmentation)
-    polygons = [[_finite(value) for value in polygon] for polygon in segmentation]
-    # A point far outside would make pycocotools walk there pixel by pixel.
-    far = 2 * max(size)
-    for polygon in polygons:
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError("a polygon needs three points or more, x and y of each")
-        if max(map(abs, polygon)) > far:
-            raise ValueError(f"a polygon lies far outside the image of size {size}")
-    if not polygons:
-        raise ValueError("an empty list of polygons")
-    return mask_utils.merge(mask_utils.frPyObjects(polygons, *size))
 
 
 def _mat_masks(content: dict, size: tuple[int, int]) -> np.ndarray:
@@ -291,11 +272,3 @@ def _file_of_image(folder: Path, file_name: str, suffix: str) -> Path:
         f"there are no proposals for image {file_name}: {folder / image.stem}{suffix} does not "
         "exist; add it, or choose another PROPOSALS.SOURCE"
     )
-
-
-def _load_json(path: Path) -> Any:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a readable JSON file ({error}): replace it") from error

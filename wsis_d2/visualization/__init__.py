@@ -1,4 +1,4 @@
-"""Drawings of every step from image labels to masks, and the report that shows them."""
+"""Drawings of every step from image labels to masks."""
 
 from .drawing import (
     draw_heatmap,
@@ -18,23 +18,8 @@ from .relations import (
     draw_features,
     draw_instance_scores,
 )
-from .report import (
-    ReportColumn,
-    ReportNumber,
-    ReportPanel,
-    ReportRow,
-    ReportSection,
-    ReportTable,
-    write_report,
-)
 
 __all__ = [
-    "ReportColumn",
-    "ReportNumber",
-    "ReportPanel",
-    "ReportRow",
-    "ReportSection",
-    "ReportTable",
     "displacement_maximum",
     "draw_boundary",
     "draw_clusters",
@@ -49,5 +34,4 @@ __all__ = [
     "instance_colors",
     "panel_scale",
     "resize_image",
-    "write_report",
 ]

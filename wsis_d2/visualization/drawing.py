@@ -18,10 +18,11 @@ import cv2
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from pycocotools import mask as mask_util
+
+from ..layers import UNKNOWN
+from ..structures import decode_mask, to_rle
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
-IGNORE_LABEL = 255
 
 
 def instance_colors(indices: Sequence[int]) -> np.ndarray:
@@ -244,9 +245,9 @@ def draw_label_map(
     canvas = resize_image(image, scale)
     shape = canvas.shape[:2]
     labels = _resize_labels(np.asarray(labels).astype(np.int32), shape)
-    present = [int(v) for v in np.unique(labels) if v not in (0, IGNORE_LABEL)]
+    present = [int(v) for v in np.unique(labels) if v not in (0, UNKNOWN)]
     colors = instance_colors([v - 1 for v in present])
-    unknown = labels == IGNORE_LABEL
+    unknown = labels == UNKNOWN
     stripes = (np.add.outer(np.arange(shape[0]), np.arange(shape[1])) // 4 % 2).astype(bool)
     canvas = _blend(canvas, np.full(3, 128), 0.5 * (unknown & stripes)[..., None])
     boxes = []
@@ -298,9 +299,7 @@ def _resize_labels(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def _to_bool(mask: np.ndarray | Mapping) -> np.ndarray:
     if not isinstance(mask, Mapping):
         return np.asarray(mask).astype(bool)
-    if isinstance(mask["counts"], list):
-        mask = mask_util.frPyObjects(mask, *mask["size"])
-    return mask_util.decode(mask).astype(bool)
+    return decode_mask(to_rle(mask))
 
 
 def _blend(image: np.ndarray, color: np.ndarray, alpha: np.ndarray) -> np.ndarray:

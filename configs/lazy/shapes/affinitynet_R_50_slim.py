@@ -1,10 +1,8 @@
 """configs/shapes/affinitynet/affinitynet.yaml, from the CAM classifier's weights."""
 
-import detectron2.data.transforms as T
-from detectron2.config import LazyCall as L
-
 from ..common.backbone import slim_resnet50 as _backbone
 from ..common.data.seeds import dataloader
+from ..common.data.shapes import use_shapes
 from ..common.models.affinitynet import model
 from ..common.optim import adamw as optimizer
 from ..common.optim import one_cycle as lr_multiplier
@@ -17,9 +15,7 @@ model.input_shape.channels = [128, 256, 512]
 model.input_shape.strides = [4, 8, 8]
 model.stride = 4
 
-dataloader.train.dataset.names = "shapes_train"
-dataloader.train.mapper.augmentations = [L(T.RandomFlip)(horizontal=True)]
-dataloader.train.num_workers = 2
+use_shapes(dataloader)
 
 optimizer.lr = 0.001
 optimizer.params.head_multiplier = 3

@@ -1,7 +1,8 @@
 """configs/shapes/irnet/classifier.yaml."""
 
 from ..common.backbone import slim_resnet50 as _backbone
-from ..common.data.shapes_image_labels import dataloader
+from ..common.data.image_labels import dataloader
+from ..common.data.shapes import use_shapes
 from ..common.models.cam_classifier import model
 from ..common.optim import adamw as optimizer
 from ..common.optim import one_cycle as lr_multiplier
@@ -9,6 +10,8 @@ from ..common.train import train
 
 model.backbone = _backbone
 model.num_classes = 5
+
+use_shapes(dataloader)
 
 train.max_iter = 900
 train.checkpointer.period = 300

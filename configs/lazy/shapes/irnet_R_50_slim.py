@@ -1,11 +1,9 @@
 """configs/shapes/irnet/irnet.yaml, from the CAM classifier's weights."""
 
-import detectron2.data.transforms as T
-from detectron2.config import LazyCall as L
-
 from ..common.backbone import slim_resnet50 as _backbone
 from ..common.backbone import slim_resnet50_features as _features
 from ..common.data.seeds import dataloader
+from ..common.data.shapes import use_shapes
 from ..common.models.irnet import model
 from ..common.optim import adamw as optimizer
 from ..common.optim import one_cycle as lr_multiplier
@@ -20,10 +18,8 @@ model.stride = 2
 model.radius = 8
 model.test_size = 0
 
-dataloader.train.dataset.names = "shapes_train"
-dataloader.train.mapper.augmentations = [L(T.RandomFlip)(horizontal=True)]
+use_shapes(dataloader)
 dataloader.train.total_batch_size = 8
-dataloader.train.num_workers = 2
 
 optimizer.lr = 0.003
 

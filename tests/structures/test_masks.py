@@ -1,0 +1,205 @@
+"""Masks as RLEs: what is taken, what is refused, and the arithmetic against plain arrays."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as mask_utils
+
+from wsis_d2.structures import (
+    decode_mask,
+    decode_masks,
+    encode_mask,
+    encode_masks,
+    mask_areas,
+    mask_box,
+    mask_iou,
+    mask_nms,
+    to_rle,
+)
+from wsis_d2.structures.masks import run_lengths
+
+masks = st.builds(
+    lambda h, w, p, seed: np.random.default_rng(seed).random((h, w)) < p,
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.floats(0, 1),
+    st.integers(0, 2**32 - 1),
+)
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["images", "annotations", "categories", "id", "image_id", "size", "counts"]
+            )
+            | st.text(max_size=3),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+def encode(mask):
+    return mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
+
+
+@settings(max_examples=100, deadline=None)
+@given(masks)
+def testrun_lengths_are_those_of_the_mask(mask):
+    runs = [(value, len(list(run))) for value, run in itertools.groupby(mask.ravel(order="F"))]
+    want = [n for _, n in runs]
+    if runs[0][0]:
+        want = [0, *want]
+    assert run_lengths(encode(mask)["counts"]).tolist() == want
+
+
+def testrun_lengths_of_a_large_mask():
+    mask = np.zeros((3000, 4000), dtype=bool)
+    mask[:, 1500:3900:7] = True
+    assert run_lengths(encode(mask)["counts"]).sum() == mask.size
+    assert run_lengths(encode(~mask)["counts"])[1::2].sum() == (~mask).sum()
+
+
+@settings(max_examples=200, deadline=None)
+@given(masks, st.data())
+def test_damaged_rles_are_refused_or_stay_masks(mask, data):
+    rle = encode(mask)
+    counts = bytearray(rle["counts"])
+    for _ in range(data.draw(st.integers(0, 3))):
+        position = data.draw(st.integers(0, len(counts) - 1))
+        counts[position] = data.draw(st.integers(0, 255))
+    damaged = {"size": rle["size"], "counts": bytes(counts[: data.draw(st.integers(0, 60))])}
+    try:
+        read = to_rle(damaged)
+    except ValueError:
+        return
+    # What is let through is a mask, with which pycocotools' IoU comes to an end.
+    decoded = mask_utils.decode(read).astype(bool)
+    assert decoded.shape == mask.shape
+    union = (decoded | mask).sum()
+    iou = mask_utils.iou([read], [rle], [0])[0, 0]
+    assert union == 0 or iou == pytest.approx((decoded & mask).sum() / union)
+
+
+@settings(max_examples=200, deadline=None)
+@given(json_values)
+def test_any_value_is_a_mask_or_a_value_error(value):
+    try:
+        rle = to_rle(value, (4, 5))
+    except ValueError:
+        return
+    assert mask_utils.decode(rle).shape == tuple(rle["size"])
+
+
+def test_polygons():
+    # The right half of a 4 x 6 image, as two polygons, and points that are no outline.
+    polygons = [[3, 0, 6, 0, 6, 2, 3, 2], [3, 2, 6, 2, 6, 4, 3, 4], [0, 0, 3, 3]]
+    want = np.zeros((4, 6), dtype=np.uint8)
+    want[:, 3:] = 1
+    assert (mask_utils.decode(to_rle(polygons, (4, 6))) == want).all()
+    with pytest.raises(ValueError, match="three points"):
+        to_rle(polygons[2:], (4, 6))
+    with pytest.raises(ValueError, match="not known"):
+        to_rle(polygons)
+
+
+@given(hnp.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
+@settings(max_examples=80, deadline=None)
+def test_to_rle_keeps_what_is_valid(mask):
+    rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
+    flat = mask.ravel(order="F").astype(int)
+    changes = np.flatnonzero(np.diff(np.concatenate(([0], flat)))).tolist()
+    runs = np.diff([0, *changes, mask.size]).tolist()
+    for counts in (rle["counts"], rle["counts"].decode(), runs):
+        checked = to_rle({"size": list(mask.shape), "counts": counts})
+        np.testing.assert_array_equal(mask_utils.decode(checked).astype(bool), mask)
+
+
+@given(st.binary(max_size=20) | st.text(max_size=20) | st.lists(st.integers(), max_size=5))
+@settings(max_examples=200, deadline=None)
+def test_to_rle_refuses_what_would_overrun(counts):
+    try:
+        rle = to_rle({"size": [4, 5], "counts": counts})
+    except ValueError:
+        return
+    assert 0 <= mask_utils.area(rle) <= 20
+
+
+@pytest.mark.parametrize("far", [1e308, 1e9, float("inf"), float("nan")])
+def test_polygons_far_away_are_refused_before_pycocotools_walks_there(far):
+    with pytest.raises(ValueError, match="far outside|three points"):
+        to_rle([[0, 0, far, 0, far, 4]], (4, 6))
+
+
+@pytest.mark.parametrize("size", [[2**31, 1], [2**20, 2**20], [0, 5], [4.5, 5], "45", None, [4]])
+def test_sizes_that_no_image_has_are_refused(size):
+    with pytest.raises(ValueError, match="size"):
+        to_rle({"size": size, "counts": [20]})
+
+
+def box_masks(count, seed):
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((count, 30, 30), dtype=bool)
+    for mask in masks:
+        y, x = rng.integers(0, 12, 2)
+        h, w = rng.integers(5, 18, 2)
+        mask[y : y + h, x : x + w] = True
+    return masks, rng.random(count).round(1)  # with ties
+
+
+def plain_iou(a, b):
+    return (a & b).sum() / (a | b).sum()
+
+
+def test_arithmetic_against_arrays():
+    masks, _ = box_masks(300, 0)  # more than pycocotools takes at a time
+    rles = encode_masks(masks)
+    assert rles[3] == encode_mask(masks[3])
+    assert np.array_equal(decode_masks(rles, (30, 30)), masks)
+    assert np.array_equal(decode_mask(rles[7]), masks[7])
+    assert decode_masks([], (3, 4)).shape == (0, 3, 4)
+    assert mask_areas(rles).tolist() == masks.sum((1, 2)).tolist()
+    rows, columns = masks[5].nonzero()
+    y, x = rows.min(), columns.min()
+    assert mask_box(rles[5]) == [x, y, columns.max() + 1 - x, rows.max() + 1 - y]
+    expected = [[plain_iou(a, b) for b in masks[:4]] for a in masks]
+    np.testing.assert_allclose(mask_iou(rles, rles[:4]), expected)
+    assert mask_iou([], rles).shape == (0, 300)
+    empty = encode_mask(np.zeros((30, 30), bool))
+    assert mask_iou([empty], [empty]).tolist() == [[0]]
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.9])
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_nms_against_brute_force(threshold, num_classes):
+    masks, scores = box_masks(80, 1)
+    classes = np.random.default_rng(2).integers(0, num_classes or 1, len(masks))
+    kept = []
+    for i in sorted(range(len(masks)), key=lambda i: -scores[i]):
+        rivals = [j for j in kept if classes[i] == classes[j]]
+        if all(plain_iou(masks[i], masks[j]) <= threshold for j in rivals):
+            kept.append(i)
+    options = {} if num_classes is None else {"classes": classes.tolist()}
+    rles = encode_masks(masks)
+    assert mask_nms(rles, scores, threshold, **options).tolist() == kept
+    assert mask_nms(rles, scores, threshold, 5, **options).tolist() == kept[:5]
+
+
+def test_nms_drops_copies_at_any_threshold():
+    masks, _ = box_masks(2, 0)
+    assert mask_nms(encode_masks(masks[[0, 1, 0]]), [0.5, 0.4, 0.9], 1.0).tolist() == [2, 1]
+
+
+def test_nms_of_nothing():
+    assert len(mask_nms([], np.zeros(0), 0.5)) == 0

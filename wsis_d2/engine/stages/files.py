@@ -1,0 +1,232 @@
+"""The files of a recipe's stage: what it reads from outside, what it has made, and its state."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from ... import __version__
+from ...data import dataset_dicts, label_dataset_name
+from ...data.image_folder import ImageFolder
+from ...files import file_sha256, read_json, write_json
+from ...images import unreadable_image
+from ...proposals import build_proposal_source
+from ..supervision import build_supervision
+from .pseudo_labels import PSEUDO_LABEL_FILE, sem_seg_folder
+from .report import REPORT_FILE
+
+#: In a stage's folder: the files that it has made, by their sizes, and a digest of them all.
+OUTPUTS_FILE = "outputs.json"
+
+#: Config keys that decide where and how fast a result comes, or what is looked at on the way.
+UNDECIDING_KEYS = (
+    "OUTPUT_DIR",
+    "CUDNN_BENCHMARK",
+    "VIS_PERIOD",
+    "DATALOADER.NUM_WORKERS",
+    "MODEL.DEVICE",
+    "MODEL.PRM.PEAKS_PER_BATCH",
+    "SEEDS.NUM_WORKERS",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.EVAL_PERIOD",
+)
+
+#: Sections that decide nothing in a stage of a kind: a new threshold of the seeds does not train
+#: the classifier again.
+UNDECIDING_SECTIONS = {
+    # PROPOSALS do: evaluation may snap masks to them (TEST.REFINE_WITH_PROPOSALS).
+    "train": ("CAM", "DENSE_CRF", "PSEUDO_LABELS", "SEEDS"),
+    "cams": ("DENSE_CRF", "PROPOSALS", "PSEUDO_LABELS", "SEEDS", "SOLVER"),
+    "seeds": ("PROPOSALS", "PSEUDO_LABELS", "SOLVER"),
+    "proposals": ("CAM", "DENSE_CRF", "PSEUDO_LABELS", "SEEDS", "SOLVER"),
+    "pseudo_labels": ("SOLVER",),
+}
+
+
+def outside_inputs(cfg: CfgNode, kind: str) -> list[str]:
+    """Files and folders that the config names and a stage of this kind may read.
+
+    The images and labels of registered datasets are not among them. The built-in generator's cache
+    is not either: its entries are made from the images, with the config's settings.
+
+    Args:
+        cfg: the stage's config.
+        kind: what the stage runs, "train" for one.
+
+    Returns:
+        Paths, without the empty ones; they need not exist.
+    """
+    pseudo = cfg.DATASETS.PSEUDO
+    proposals = "" if cfg.PROPOSALS.SOURCE == "builtin" else cfg.PROPOSALS.PATH
+    paths = [cfg.DATASETS.OWN_TRAIN.GT_JSON, cfg.DATASETS.OWN_TEST.GT_JSON]
+    if kind in ("train", "cams", "pseudo_labels"):
+        paths.append(cfg.MODEL.WEIGHTS)
+    if kind == "train":
+        names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
+        paths += [pseudo.JSON] if pseudo.NAME in names else []
+        paths += [pseudo.SEM_SEG_ROOT] if pseudo.SEM_SEG_NAME in names else []
+        paths += build_supervision(cfg).folders
+        paths += [proposals] if cfg.TEST.REFINE_WITH_PROPOSALS else []
+        if cfg.MODEL.LOAD_PROPOSALS:
+            paths += [*cfg.DATASETS.PROPOSAL_FILES_TRAIN, *cfg.DATASETS.PROPOSAL_FILES_TEST]
+    elif kind == "seeds":
+        paths.append(cfg.CAM.PATH)
+    elif kind == "pseudo_labels":
+        # A generator of the user's own may read any of them.
+        paths += [proposals, cfg.CAM.PATH, cfg.PSEUDO_LABELS.SELF_TRAINING.OLD_LABELS]
+    return [path for path in paths if path]
+
+
+def digest_path(path: str) -> str:
+    """Tells what a path holds from what it held before.
+
+    Args:
+        path: a file, whose bytes count; a folder, where the names, sizes and times of change of
+            its files do, as there may be gigabytes; or an address such as ``detectron2://...``,
+            which stands for itself, as does a path where nothing is.
+    """
+    if "://" in path:
+        return path
+    if os.path.isfile(path):
+        status = os.stat(path)
+        return _cached_sha256(path, status.st_size, status.st_mtime_ns)
+    digest = hashlib.sha256()
+    for folder, subfolders, names in os.walk(path):
+        subfolders.sort()
+        for name in sorted(names):
+            file = os.path.join(folder, name)
+            entry = [os.path.relpath(file, path)]
+            with suppress(OSError):  # a link to nothing
+                status = os.stat(file)
+                entry += [status.st_size, status.st_mtime_ns]
+            digest.update(f"{entry}\n".encode())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _cached_sha256(path: str, _size: int, _mtime_ns: int) -> str:
+    """Several stages read the same weights."""
+    return file_sha256(path)
+
+
+def write_outputs(cfg: CfgNode, kind: str, output: str) -> None:
+    """Record what a stage has made, in ``OUTPUT_DIR/outputs.json``.
+
+    Args:
+        cfg: the stage's config.
+        kind: what the stage runs.
+        output: the recipe's output folder.
+    """
+    digest = hashlib.sha256()
+    sizes = {}
+    for path in _made_files(cfg, kind, output):
+        name = os.path.relpath(path, cfg.OUTPUT_DIR)
+        sizes[name] = os.path.getsize(path)
+        digest.update(f"{name} {file_sha256(path)}\n".encode())
+    value = {"sha256": digest.hexdigest(), "files": sizes}
+    write_json(os.path.join(cfg.OUTPUT_DIR, OUTPUTS_FILE), value)
+
+
+def _made_files(cfg: CfgNode, kind: str, output: str) -> Iterable[str]:
+    if kind == "train":
+        return [os.path.join(cfg.OUTPUT_DIR, "model_final.pth")]
+    if kind == "report":
+        return [os.path.join(output, REPORT_FILE)]
+    if kind == "cams":
+        return _label_files(cfg, cfg.CAM.PATH, ".npz")
+    if kind == "seeds":
+        return _label_files(cfg, cfg.SEEDS.PATH, ".png")
+    if kind == "pseudo_labels":
+        labels = os.path.join(cfg.OUTPUT_DIR, PSEUDO_LABEL_FILE)
+        return [labels, *_label_files(cfg, sem_seg_folder(labels), ".png")]
+    # A source of files makes none.
+    cache = getattr(build_proposal_source(cfg).reader, "cache", None)
+    return sorted(map(str, Path(cache.folder).glob("*.json.gz"))) if cache is not None else []
+
+
+def _label_files(cfg: CfgNode, folder: str, extension: str) -> list[str]:
+    """The files of the labelled images that are there (not every generator gives maps)."""
+    name = label_dataset_name(cfg)
+    image_folder = ImageFolder(folder, extension, name)
+    return [p for p in map(image_folder.path, dataset_dicts(name)) if os.path.isfile(p)]
+
+
+def read_outputs(folder: str) -> dict:
+    """What :func:`write_outputs` recorded in a stage's folder, {} where it did not."""
+    return read_json(os.path.join(folder, OUTPUTS_FILE))
+
+
+def outputs_exist(folder: str) -> bool:
+    """Whether everything that a stage has made is still there, at its size."""
+    sizes = read_outputs(folder).get("files")
+    return sizes is not None and all(
+        _size(os.path.join(folder, name)) == size for name, size in sizes.items()
+    )
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return -1
+
+
+def stage_fingerprint(
+    cfg: CfgNode, kind: str, inputs: Sequence[str], output: str, earlier: Mapping[str, str]
+) -> str:
+    """Changes when a stage's config, data, outside files, earlier stages or the version do.
+
+    Args:
+        cfg: the stage's config.
+        kind: what the stage runs.
+        inputs: names of the earlier stages that it reads.
+        output: the recipe's output folder.
+        earlier: the earlier stages' fingerprints, by their names.
+
+    Returns:
+        SHA-256, 64 hex digits.
+    """
+    digest = hashlib.sha256()
+    digest.update(f"{__version__} {kind}\n".encode())
+    deciding = cfg.clone()
+    deciding.defrost()
+    for key in (*UNDECIDING_KEYS, *UNDECIDING_SECTIONS.get(kind, ())):
+        *sections, name = key.split(".")
+        functools.reduce(CfgNode.__getitem__, sections, deciding).pop(name, None)
+    # Paths below the output folder are the same results wherever that folder is.
+    digest.update(deciding.dump().replace(output, "{output}").encode())
+    for name in inputs:
+        made = read_outputs(os.path.join(output, name)).get("sha256", "")
+        digest.update(f"{name}: {earlier[name]} {made}\n".encode())
+    own = [cfg.OUTPUT_DIR, *(os.path.join(output, name) for name in inputs)]
+    for path in outside_inputs(cfg, kind):
+        if not any(_is_inside(path, folder) for folder in own):
+            digest.update(f"{digest_path(path)}\n".encode())
+    pseudo = (cfg.DATASETS.PSEUDO.NAME, cfg.DATASETS.PSEUDO.SEM_SEG_NAME)
+    names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, cfg.PSEUDO_LABELS.DATASET, ""} - {*pseudo}
+    if {*cfg.DATASETS.TRAIN} & {*pseudo}:  # labels of these images
+        names.add(cfg.DATASETS.PSEUDO.SOURCE)
+    for name in sorted(names - {""}):
+        _digest_dataset(digest, name)
+    return digest.hexdigest()
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return os.path.abspath(path).startswith(os.path.join(os.path.abspath(folder), ""))
+
+
+def _digest_dataset(digest, name: str) -> None:
+    for d in dataset_dicts(name):
+        digest.update(json.dumps(d, sort_keys=True, default=str).encode())
+        try:
+            status = os.stat(d["file_name"])
+        except OSError as error:
+            raise unreadable_image(d["file_name"], error) from error
+        digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())

@@ -1,0 +1,100 @@
+"""What a label generator is, by name and from a config."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from detectron2.config import CfgNode
+from fvcore.common.registry import Registry
+from torch import Tensor
+
+from ..errors import UserError, look_up
+from .cam_folder import CAMFolder
+from .ignore_region import ignore_regions
+
+LABEL_GENERATOR_REGISTRY = Registry("LABEL_GENERATOR")
+LABEL_GENERATOR_REGISTRY.__doc__ = """
+Label generators by their name in ``PSEUDO_LABELS.GENERATOR``: subclasses of
+:class:`wsis_d2.labeling.LabelGenerator` that are built from a config.
+"""
+
+
+class LabelGenerator(torch.nn.Module, ABC):
+    """A Detectron2 inference model that knows the image labels.
+
+    Input: the standard list of dicts with ``image`` (C, H, W) at its original size,
+    ``image_labels`` (K,) int64, ``file_name``, ``image_id``, ``height`` and ``width``. Output: what
+    :meth:`label` gives of each image and, with ``ignore_threshold``, its ``ignore_regions``.
+
+    Attributes:
+        network: the trained network, whose checkpoint ``MODEL.WEIGHTS`` names.
+        gives_label_maps: whether each output has ``sem_seg_labels`` too.
+        cams: the stored CAMs that it reads, None where it reads none.
+        ignore_threshold: above 0, pixels that respond to a labelled class above this fraction of
+            its maximum, but that no mask claims, are regions to ignore; see
+            :func:`wsis_d2.labeling.ignore_regions`.
+    """
+
+    network: torch.nn.Module
+    gives_label_maps: bool = False
+    cams: CAMFolder | None = None
+    ignore_threshold: float = 0.0
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        """Label each image; see the class."""
+        outputs = []
+        for x in batched_inputs:
+            output = self.label(x)
+            if self.ignore_threshold > 0:
+                evidence = self.evidence(x, output)
+                if evidence is not None:
+                    output["ignore_regions"] = ignore_regions(
+                        *evidence, output["instances"], self.ignore_threshold
+                    )
+            outputs.append(output)
+        return outputs
+
+    @abstractmethod
+    def label(self, x: dict) -> dict:
+        """Label one image.
+
+        Args:
+            x: see the class.
+
+        Returns:
+            ``{"instances": Instances}`` with ``pred_masks`` (N, H, W) bool, ``pred_boxes``,
+            ``scores`` and ``pred_classes`` at the original size; where ``gives_label_maps`` also
+            ``"sem_seg_labels"``, (H, W) uint8 with 0 for the background and c + 1 for class c; and
+            as "cues" what the report shows of the way there.
+        """
+
+    def evidence(self, x: dict, output: dict) -> tuple[Tensor, Tensor] | None:
+        """Where the labelled classes respond, for the regions to ignore.
+
+        Args:
+            x: the input of :meth:`label`.
+            output: its output.
+
+        Returns:
+            (K, h, w) float maps at any size and (K,) int64 class ids; None: nothing is known.
+        """
+        return None
+
+
+def build_label_generator(cfg: CfgNode) -> LabelGenerator:
+    """The generator ``cfg.PSEUDO_LABELS.GENERATOR``, on ``cfg.MODEL.DEVICE``, without weights.
+
+    Raises:
+        UserError: no generator of that name.
+    """
+    name = cfg.PSEUDO_LABELS.GENERATOR
+    generator = look_up(LABEL_GENERATOR_REGISTRY, name, "PSEUDO_LABELS.GENERATOR")(cfg)
+    if not isinstance(generator, LabelGenerator):
+        raise UserError(
+            f"PSEUDO_LABELS.GENERATOR '{name}' is no wsis_d2.labeling.LabelGenerator: let it "
+            "inherit from that class"
+        )
+    generator.ignore_threshold = cfg.PSEUDO_LABELS.IGNORE_THRESHOLD
+    return generator.to(torch.device(cfg.MODEL.DEVICE)).eval()

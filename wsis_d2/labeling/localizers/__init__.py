@@ -1,0 +1,18 @@
+"""Where are the objects? One file per kind of localiser."""
+
+from .base import LOCALIZER_REGISTRY, Localizer, LocationCues, build_localizer
+from .cam_maxima import CAMMaxima
+from .density import DensityPeaks
+from .irnet import IRNetCentroids
+from .peaks import PRMPeaks
+
+__all__ = [
+    "LOCALIZER_REGISTRY",
+    "CAMMaxima",
+    "DensityPeaks",
+    "IRNetCentroids",
+    "Localizer",
+    "LocationCues",
+    "PRMPeaks",
+    "build_localizer",
+]

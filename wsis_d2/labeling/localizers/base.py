@@ -1,0 +1,106 @@
+"""Where are the objects? What a localiser is, and what it says of an image."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode
+from fvcore.common.registry import Registry
+from torch import Tensor
+
+from ...errors import look_up
+from ..cam_folder import CAMFolder
+
+LOCALIZER_REGISTRY = Registry("LOCALIZER")
+LOCALIZER_REGISTRY.__doc__ = """
+Localisers by their name in ``PSEUDO_LABELS.LOCALIZER``: subclasses of
+:class:`wsis_d2.labeling.Localizer` that are built from a config.
+"""
+
+
+@dataclass
+class LocationCues:
+    """The objects that a localiser sees in one image, strongest first, P of them.
+
+    Attributes:
+        class_ids: (P,) int64, contiguous class ids.
+        responses: (P,) float, strength of the evidence, in the localiser's own unit (a logit for
+            peaks, a CAM value for CAMs).
+        class_scores: (P,) float in [0, 1], how certain the localiser is of the object's class.
+        points: (P, 2) int64, (y, x) in pixels of the original image.
+        response_maps: (P, h, w) float, where the evidence for each object lies, at any size; each
+            is non-negative and sums to 1 (peak response maps, for instance).
+        class_response_maps: (C, h', w') float, evidence for each class at any size, unbounded.
+        density_maps: (C, h'', w'') float, objects of each class per cell; None where the localiser
+            does not count.
+    """
+
+    class_ids: Tensor
+    responses: Tensor
+    class_scores: Tensor
+    points: Tensor
+    response_maps: Tensor
+    class_response_maps: Tensor
+    density_maps: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.class_ids)
+
+
+class Localizer(torch.nn.Module, ABC):
+    """Where are the objects of the labelled classes?
+
+    Registered in ``LOCALIZER_REGISTRY`` and built from a config.
+
+    Attributes:
+        network: the trained network, whose checkpoint ``MODEL.WEIGHTS`` names.
+        cams: the stored CAMs that it reads, None where it reads none.
+    """
+
+    network: torch.nn.Module
+    cams: CAMFolder | None = None
+
+    @abstractmethod
+    def forward(self, x: dict) -> LocationCues:
+        """Locate the objects of one image.
+
+        Args:
+            x: a model input dict: ``image`` (C, H, W), ``image_labels`` (K,) int64, ``file_name``,
+                ``image_id``, and ``height`` and ``width`` of the original image.
+        """
+
+
+def build_localizer(cfg: CfgNode) -> Localizer:
+    """The localiser ``cfg.PSEUDO_LABELS.LOCALIZER``, without weights.
+
+    Raises:
+        UserError: no localiser of that name.
+    """
+    return look_up(LOCALIZER_REGISTRY, cfg.PSEUDO_LABELS.LOCALIZER, "PSEUDO_LABELS.LOCALIZER")(cfg)
+
+
+def strongest_points(maps: Tensor) -> Tensor:
+    """(y, x) of the maximum of each of P maps (P, h, w), the first one of equals: (P, 2) int64."""
+    width = maps.shape[-1]
+    flat = maps.flatten(1)
+    index = flat.argmax(1) if len(flat) else flat.new_zeros(0, dtype=torch.int64)
+    return torch.stack([index // width, index % width], 1)
+
+
+def to_pixels(points: Tensor, map_size: Sequence[int], image_size: Sequence[int]) -> Tensor:
+    """Points of a map as pixels of its image, at the same relative place, centre for centre.
+
+    Args:
+        points: (P, 2) int64, (y, x) in a map of ``map_size``.
+        map_size: (h, w) of the map, which covers the image.
+        image_size: (H, W) of the image.
+
+    Returns:
+        (P, 2) int64, (y, x) inside the image.
+    """
+    size = torch.tensor(map_size, device=points.device)
+    target = torch.tensor(image_size, device=points.device)
+    return ((points + 0.5) * target / size).long().clamp(min=0).minimum(target - 1)

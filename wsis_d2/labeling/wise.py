@@ -1,0 +1,145 @@
+"""From located objects and class-agnostic proposals to masks: WISE with exchangeable parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.structures import BitMasks, Instances
+from torch import Tensor
+
+from ..proposals import ProposalSource, build_proposal_source
+from ..structures import MaskProposals, mask_nms
+from .cam_folder import CAMFolder
+from .generator import LABEL_GENERATOR_REGISTRY, LabelGenerator
+from .localizers import Localizer, LocationCues, build_localizer
+from .selectors import PRMScore, Selector, build_selector
+
+
+@LABEL_GENERATOR_REGISTRY.register()
+class WISE(LabelGenerator):
+    """A localiser finds objects and a selector gives each a mask proposal (Laradji et al., BMVC
+    2019, section 3).
+
+    The paper's own parts are ``PRMPeaks`` with ``BestObjectness`` or ``SampledObjectness``.
+
+    The instances are sorted by their scores in [0, 1], best first. With ``max_candidates`` they
+    also have ``candidates``, each a list of ``{"segmentation": RLE, "weight": float}``, best first,
+    whose weights sum to 1.
+
+    Args:
+        localizer: where the objects are.
+        selector: which proposal each takes.
+        proposals: the proposals.
+        nms_threshold: masks that overlap a better one by more than this IoU are dropped.
+        class_agnostic_nms: those of other classes too.
+        min_score: objects whose proposal scores less are dropped.
+        max_candidates: proposals per object in ``candidates``; 0: no such field.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        localizer: Localizer,
+        selector: Selector,
+        proposals: ProposalSource,
+        nms_threshold: float,
+        class_agnostic_nms: bool,
+        min_score: float,
+        max_candidates: int,
+    ):
+        super().__init__()
+        self.localizer = localizer
+        self.selector = selector
+        self.proposals = proposals
+        self.nms_threshold = nms_threshold
+        self.class_agnostic_nms = class_agnostic_nms
+        self.min_score = min_score
+        self.max_candidates = max_candidates
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """Reads ``MODEL``, ``PROPOSALS`` and ``PSEUDO_LABELS``, and what the parts read."""
+        labels = cfg.PSEUDO_LABELS
+        return {
+            "localizer": build_localizer(cfg),
+            "selector": build_selector(cfg),
+            "proposals": build_proposal_source(cfg),
+            "nms_threshold": labels.NMS_THRESHOLD,
+            "class_agnostic_nms": labels.CLASS_AGNOSTIC_NMS,
+            "min_score": labels.MIN_SCORE,
+            "max_candidates": labels.MAX_CANDIDATES,
+        }
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The trained network whose checkpoint ``MODEL.WEIGHTS`` names."""
+        return self.localizer.network
+
+    @property
+    def cams(self) -> CAMFolder | None:
+        """The stored CAMs that the localiser reads, if it does."""
+        return self.localizer.cams
+
+    def label(self, x: dict) -> dict:
+        """See :meth:`LabelGenerator.label`; the cues are :class:`LocationCues`."""
+        size = (x["height"], x["width"])
+        cues = self.localizer(x)
+        proposals = self.proposals.get(x)
+        chosen, scores = self.selector(cues, proposals, x)
+        classes = cues.class_ids.cpu().numpy()
+        # Some objects have no proposal.
+        index = np.flatnonzero((chosen >= 0) & (scores >= self.min_score))
+        kept = mask_nms(
+            [proposals.masks[i] for i in chosen[index]],
+            scores[index],
+            self.nms_threshold,
+            classes=None if self.class_agnostic_nms else classes[index],
+        )
+        index = index[kept]
+        instances = Instances(size)
+        masks = torch.from_numpy(proposals.decode(chosen[index]).reshape(len(index), *size))
+        instances.pred_masks = masks
+        instances.pred_boxes = BitMasks(masks).get_bounding_boxes()
+        instances.scores = torch.from_numpy(scores[index].astype(np.float32))
+        instances.pred_classes = torch.from_numpy(classes[index])
+        if self.max_candidates:
+            instances.candidates = self._candidates(cues, proposals, index)
+        return {"instances": instances, "cues": cues}
+
+    def evidence(self, x: dict, output: dict) -> tuple[Tensor, Tensor]:
+        """See :meth:`LabelGenerator.evidence`: the class response maps."""
+        maps, class_ids = output["cues"].class_response_maps, x["image_labels"]
+        return maps[class_ids.to(maps.device)], class_ids
+
+    def _candidates(
+        self, cues: LocationCues, proposals: MaskProposals, index: np.ndarray
+    ) -> list[list[dict]]:
+        """The ``candidates`` of the objects of this index."""
+        pairs = self.selector.candidates(cues, proposals, self.max_candidates)
+        return [
+            [
+                {"segmentation": proposals.masks[i], "weight": float(weight)}
+                for i, weight in zip(*pairs[p])
+            ]
+            for p in index
+        ]
+
+
+@LABEL_GENERATOR_REGISTRY.register()
+class PRM(WISE):
+    """PRM's instance mask retrieval (Zhou et al., CVPR 2018, section 3.3).
+
+    Short for :class:`WISE` with the selector ``PRMScore`` and suppression over all classes, as
+    published, whatever ``PSEUDO_LABELS.SELECTOR`` and ``CLASS_AGNOSTIC_NMS`` say.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """See :meth:`WISE.from_config`."""
+        return {
+            **super().from_config(cfg),
+            "selector": PRMScore(cfg),
+            "class_agnostic_nms": True,
+        }

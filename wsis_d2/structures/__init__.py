@@ -1,0 +1,29 @@
+"""What passes between the rooms: masks and the mask proposals of an image."""
+
+from .masks import (
+    decode_mask,
+    decode_masks,
+    encode_mask,
+    encode_masks,
+    mask_area,
+    mask_areas,
+    mask_box,
+    mask_iou,
+    mask_nms,
+    to_rle,
+)
+from .proposals import MaskProposals
+
+__all__ = [
+    "MaskProposals",
+    "decode_mask",
+    "decode_masks",
+    "encode_mask",
+    "encode_masks",
+    "mask_area",
+    "mask_areas",
+    "mask_box",
+    "mask_iou",
+    "mask_nms",
+    "to_rle",
+]

@@ -1,0 +1,260 @@
+"""Checkpoints that say what they are, and are read without trusting them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+
+from ..errors import UserError
+from .pretrained import CONTAINERS, convert_checkpoint_of_others, report_loaded
+
+#: Key of a checkpoint under which the description of its model is kept.
+DESCRIPTION_KEY = "wsis_d2"
+
+#: What the ``.pkl`` files of Detectron2's model zoo consist of: arrays, numbers, dicts.
+_SAFE_GLOBALS = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads pickled arrays; refuses everything that could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _SAFE_GLOBALS:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a weights file")
+        return super().find_class(module, name)
+
+
+class WSISCheckpointer(DetectionCheckpointer):
+    """:class:`DetectionCheckpointer` with a description of the model in every file.
+
+    Args:
+        model: the model to save or load.
+        save_dir: folder of the checkpoints.
+        meta_architecture: name of the model's meta-architecture.
+        classes: class names in the order of the model's outputs.
+        exact: whether a loaded file must hold every weight of the model (label generation,
+            evaluation) or may be a start for another model (training from a backbone's weights).
+        checkpointables: as in fvcore's ``Checkpointer``.
+
+    Files are written atomically; ``.pth`` files are read with ``weights_only``, ``.pkl`` files by
+    an unpickler that knows arrays only and ``.safetensors`` by their own library. Without ``exact``
+    weights of other programs start the backbone, see :mod:`.pretrained_weights`.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        save_dir: str = "",
+        *,
+        meta_architecture: str = "",
+        classes: Sequence[str] = (),
+        exact: bool = False,
+        **checkpointables: Any,
+    ):
+        super().__init__(model, save_dir, **checkpointables)
+        self.meta_architecture = meta_architecture
+        self.classes = list(classes)
+        self.exact = exact
+        self._path = ""
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``<save_dir>/<name>.pth`` and make it the last checkpoint."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data |= {key: value.state_dict() for key, value in self.checkpointables.items()}
+        data[DESCRIPTION_KEY] = {
+            "meta_architecture": self.meta_architecture,
+            "classes": self.classes,
+        }
+        data |= kwargs
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving checkpoint to {path}")
+        torch.save(data, path + ".tmp")
+        os.replace(path + ".tmp", path)
+        self.tag_last_checkpoint(os.path.basename(path))
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a file.
+
+        Raises:
+            UserError: where the file is missing, is no checkpoint, fits nothing of the model,
+                belongs to other classes or, with ``exact``, to another method.
+        """
+        self._path = path
+        if path and "://" not in path and not os.path.isfile(path):
+            raise UserError(
+                f"checkpoint {path} does not exist: check MODEL.WEIGHTS, or train the model first"
+            )
+        try:
+            return super().load(path, *args, **kwargs)
+        except OSError as error:  # a download's errors too
+            raise UserError(
+                f"checkpoint {path} cannot be fetched or read ({error}): check the network, or "
+                "name a file in MODEL.WEIGHTS ('' starts from random weights)"
+            ) from error
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        try:
+            if filename.endswith(".pkl"):
+                loaded = self._load_model_zoo_file(filename)
+            elif filename.endswith(".safetensors"):
+                loaded = self._load_safetensors(filename)
+            else:
+                with _plain_arguments_allowed():
+                    loaded = torch.load(filename, map_location="cpu", weights_only=True)
+        except (OSError, UserError):
+            raise
+        except Exception as error:  # noqa: BLE001  (a damaged pickle may raise nearly anything)
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else "empty file"
+            raise UserError(
+                f"{filename} cannot be read as a checkpoint ({reason}): it may be damaged or of "
+                "another program"
+            ) from error
+        if not isinstance(loaded, dict):
+            raise self._no_checkpoint(filename, loaded)
+        container = next((k for k in CONTAINERS if isinstance(loaded.get(k), dict)), None)
+        weights = loaded if container is None else loaded[container]
+        for value in weights.values():
+            if not isinstance(value, (torch.Tensor, np.ndarray)):
+                raise self._no_checkpoint(filename, value)
+        # What stands beside another program's weights (its optimiser, its arguments) is its own.
+        return loaded if container == "model" else {"model": weights}
+
+    @staticmethod
+    def _no_checkpoint(filename: str, found: Any) -> UserError:
+        return UserError(
+            f"{filename} is no checkpoint of this program: it holds a {type(found).__name__} where "
+            "weights are expected"
+        )
+
+    @staticmethod
+    def _load_safetensors(filename: str) -> dict[str, Any]:
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise UserError(
+                f"{filename} is read with safetensors, which is not installed: pip install "
+                "safetensors"
+            ) from error
+        return load_file(filename)
+
+    @staticmethod
+    def _load_model_zoo_file(filename: str) -> dict[str, Any]:
+        with open(filename, "rb") as file:
+            data = _ArrayUnpickler(file, encoding="latin1").load()
+        if "model" in data and "__author__" in data:
+            return data
+        weights = data.get("blobs", data)  # Caffe2: detection models wrap theirs in "blobs"
+        weights = {k: v for k, v in weights.items() if not k.endswith("_momentum")}
+        return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        description = checkpoint.get(DESCRIPTION_KEY, {})
+        self._check_description(description)
+        if not self.exact and DESCRIPTION_KEY not in checkpoint:
+            convert_checkpoint_of_others(checkpoint, self.model, self._path)
+        elif not self.exact and description.get("meta_architecture") != self.meta_architecture:
+            _use_backbone_alone(checkpoint)
+        incompatible = super()._load_model(checkpoint)
+        if self.exact:
+            self._check_complete(incompatible)
+        else:
+            unfit = [key for key, *_ in incompatible.incorrect_shapes]
+            report_loaded(self._path, self.model, [*incompatible.missing_keys, *unfit])
+        return incompatible
+
+    def _check_description(self, description: dict[str, Any]) -> None:
+        architecture = description.get("meta_architecture", "")
+        same_method = architecture == self.meta_architecture
+        if self.exact and self.meta_architecture and architecture and not same_method:
+            raise UserError(
+                f"checkpoint {self._path} is a {architecture}, but the config asks for a "
+                f"{self.meta_architecture}: use the config that it was trained with, or a "
+                "checkpoint of this method"
+            )
+        if description.get("classes") and self.classes and (self.exact or same_method):
+            difference = _first_difference(description["classes"], self.classes)
+            if difference:
+                raise UserError(
+                    f"checkpoint {self._path} was trained for other classes than the dataset's "
+                    f"({difference}): train a classifier on this dataset, or choose the dataset "
+                    "that the checkpoint belongs to"
+                )
+
+    def _check_complete(self, incompatible: Any) -> None:
+        if incompatible.incorrect_shapes:
+            key, found, expected = incompatible.incorrect_shapes[0]
+            raise UserError(
+                f"checkpoint {self._path} does not fit the model: '{key}' is {found} in the file "
+                f"and {expected} in the model; check the number of classes and the backbone's size"
+            )
+        missing = [k for k in incompatible.missing_keys if "num_batches_tracked" not in k]
+        if missing:
+            raise UserError(
+                f"checkpoint {self._path} lacks {len(missing)} of the model's weights (first: "
+                f"'{missing[0]}'): it belongs to another method or backbone"
+            )
+
+
+def _use_backbone_alone(checkpoint: dict[str, Any]) -> None:
+    """Make a checkpoint of one of our methods a start for another, as ImageNet weights are.
+
+    Detectron2 then finds the backbone by its parameters' names wherever the other model keeps it
+    (below an FPN, say).
+    """
+    prefix = "backbone."
+    weights = checkpoint["model"]
+    if any(k.startswith(prefix) for k in weights):
+        checkpoint["model"] = {
+            k.removeprefix(prefix).removeprefix("bottom_up."): v
+            for k, v in weights.items()
+            if k.startswith(prefix)
+        }
+        checkpoint["matching_heuristics"] = True
+
+
+def _plain_arguments_allowed() -> Any:
+    """Let ``torch.load`` read the command line arguments that DINO's checkpoints hold: a record."""
+    allow = getattr(torch.serialization, "safe_globals", None)  # from torch 2.5 on
+    return allow([argparse.Namespace]) if allow else nullcontext()
+
+
+def _first_difference(found: list[str], expected: list[str]) -> str:
+    if len(found) != len(expected):
+        return f"{len(found)} classes instead of {len(expected)}"
+    for index, (a, b) in enumerate(zip(found, expected)):
+        if a != b:
+            return f"class {index} is '{a}' instead of '{b}'"
+    return ""
+
+
+def load_trained(network: torch.nn.Module, cfg: CfgNode, classes: Sequence[str]) -> None:
+    """Give a network that makes cues or labels the weights that ``MODEL.WEIGHTS`` names, all of it.
+
+    Raises:
+        UserError: no weights, or weights of other classes or of another method.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError("MODEL.WEIGHTS is empty: name the checkpoint of the trained network")
+    WSISCheckpointer(
+        network, meta_architecture=cfg.MODEL.META_ARCHITECTURE, classes=classes, exact=True
+    ).load(cfg.MODEL.WEIGHTS)
