@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from hypothesis import strategies as st
 
 from wsis_d2.data import register_builtin_datasets
 from wsis_d2.data.shapes import write_shapes
@@ -20,6 +21,19 @@ ROOT = Path(__file__).resolve().parents[1]
 # On a busy machine any example may take long.
 settings.register_profile("wsis_d2", deadline=None)
 settings.load_profile("wsis_d2")
+
+
+def json_values(*keys: str) -> st.SearchStrategy:
+    """Anything that Python's JSON can hold, with dictionaries of these keys and another."""
+    numbers = st.integers(-5, 5) | st.integers() | st.floats()
+    return st.recursive(
+        st.none() | st.booleans() | numbers | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(st.sampled_from([*keys, "another"]), inner, max_size=4)
+        ),
+        max_leaves=12,
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")

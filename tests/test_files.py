@@ -5,8 +5,16 @@ import os
 
 import pytest
 
+from wsis_d2 import files
 from wsis_d2.errors import UserError
-from wsis_d2.files import check_writable, label_file, write_bytes, write_json
+from wsis_d2.files import (
+    check_writable,
+    claim_folder,
+    folder_settings,
+    label_file,
+    write_bytes,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -53,3 +61,58 @@ def test_label_file_mirrors_the_image_folder():
     assert label_file("cams", "photos/dogs/1.jpg", "photos", ".npz") == "cams/dogs/1.npz"
     assert label_file("cams", "photos/a.b.jpg", "photos", ".png") == "cams/a.b.png"
     assert label_file("cams", "elsewhere/1.jpg", "photos", ".npz") == "cams/1.npz"
+
+
+def claim(folder, settings, replace=False):
+    claim_folder(folder, settings, sorted(folder.glob("*.txt")), replace=replace, key="A.PATH")
+
+
+def test_a_claimed_folder_keeps_files_of_its_settings(tmp_path):
+    folder = tmp_path / "new"
+    claim(folder, {"scales": (1, 2)})
+    assert folder_settings(folder) == {"scales": [1, 2]}
+    (folder / "a.txt").touch()
+    claim(folder, {"scales": (1, 2)})
+    assert (folder / "a.txt").exists()
+
+
+def test_files_of_other_settings_are_refused_or_replaced(tmp_path):
+    claim(tmp_path, {"a": 1})
+    claim(tmp_path, {"a": 2})  # there is none yet
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(UserError, match=r"other settings .*choose another A\.PATH"):
+        claim(tmp_path, {"a": 3})
+    assert (tmp_path / "a.txt").exists()
+    assert folder_settings(tmp_path) == {"a": 2}
+    claim(tmp_path, {"a": 3}, replace=True)
+    assert not (tmp_path / "a.txt").exists()
+    assert folder_settings(tmp_path) == {"a": 3}
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_files_of_nobody_knows_what_are_left_alone(tmp_path, replace):
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(UserError, match=r"'a\.txt' but no readable settings\.json"):
+        claim(tmp_path, {"a": 1}, replace)
+    assert (tmp_path / "a.txt").exists()
+
+
+def test_a_complete_folder_may_be_read_only(tmp_path, monkeypatch):
+    claim(tmp_path, {"a": 1})
+
+    def refuse(*_):
+        raise UserError("not writable")
+
+    monkeypatch.setattr(files, "check_writable_folder", refuse)
+    claim(tmp_path, {"a": 1})
+    with pytest.raises(UserError, match="not writable"):
+        claim(tmp_path, {"a": 2})
+
+
+def test_another_process_may_claim_the_folder_at_the_same_time(tmp_path):
+    def listing():
+        write_json(tmp_path / "settings.json", {"a": 1})
+        yield tmp_path / "a.txt"
+
+    claim_folder(tmp_path, {"a": 1}, listing(), replace=False, key="A.PATH")

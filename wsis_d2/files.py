@@ -164,12 +164,16 @@ def claim_folder(
         UserError: the folder cannot be written, holds such files but does not say how they were
             made, or, without ``replace``, holds files of other settings.
     """
-    check_writable_folder(folder, key)
     settings = to_json_value(settings)
+    # A complete folder may be read-only.
+    if folder_settings(folder) == settings:
+        return
+    check_writable_folder(folder, key)
+    # In this order: another process writes its settings before its first file.
+    files = list(files)
     found = folder_settings(folder)
     if found == settings:
         return
-    files = list(files)
     if files and found is None:
         raise UserError(
             f"'{folder}' holds files such as '{os.path.basename(files[0])}' but no readable "

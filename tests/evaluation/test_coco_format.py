@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
+from conftest import json_values
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
 from wsis_d2.errors import UserError
@@ -15,49 +15,19 @@ from wsis_d2.evaluation import (
     load_coco_ground_truths,
     read_coco_json,
 )
-
-masks = st.builds(
-    lambda h, w, p, seed: np.random.default_rng(seed).random((h, w)) < p,
-    st.integers(1, 40),
-    st.integers(1, 40),
-    st.floats(0, 1),
-    st.integers(0, 2**32 - 1),
-)
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-5, 5)
-    | st.floats(allow_nan=False)
-    | st.text(max_size=4),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(
-                ["images", "annotations", "categories", "id", "image_id", "size", "counts"]
-            )
-            | st.text(max_size=3),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
-)
-
-
-def encode(mask):
-    return mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
+from wsis_d2.structures import encode_mask
 
 
 def dataset(**changes):
     mask = np.zeros((8, 9), dtype=np.uint8)
     mask[2:5, 3:7] = 1
-    rle = encode(mask)
+    rle = encode_mask(mask)
     annotation = {
         "id": 1,
         "image_id": 5,
         "category_id": 2,
         "iscrowd": 0,
-        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+        "segmentation": rle,
     }
     crowd = {**annotation, "id": 2, "iscrowd": 1, "segmentation": {"size": [8, 9], "counts": [72]}}
     polygon = {**annotation, "id": 3, "segmentation": [[3, 2, 7, 2, 7, 5, 3, 5]], "score": 0.25}
@@ -127,7 +97,7 @@ def test_missing_file_and_bad_score(tmp_path):
 
 
 @settings(max_examples=100, deadline=None)
-@given(json_values)
+@given(json_values("images", "annotations", "categories", "id", "image_id", "size", "counts"))
 def test_any_json_is_read_or_refused(tmp_path_factory, value):
     path = save(tmp_path_factory.getbasetemp(), json.dumps(value))
     for reader in (load_coco_ground_truths, load_coco_detections):

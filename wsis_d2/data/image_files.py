@@ -1,16 +1,18 @@
-"""Image files of a dataset: which are there, and how large they are."""
+"""Image files of a dataset: which are there, how large they are, and their pixels."""
 
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+from detectron2.data import detection_utils as utils
 from PIL import Image
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..images import IMAGE_ERRORS, unreadable_image
+from ..images import IMAGE_ERRORS, read_image, unreadable_image
 
-__all__ = ["IMAGE_EXTENSIONS", "check_images_exist", "read_image_sizes"]
+__all__ = ["IMAGE_EXTENSIONS", "check_images_exist", "read_dataset_image", "read_image_sizes"]
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
@@ -42,6 +44,33 @@ def check_images_exist(paths: Iterable[str], source: str) -> None:
             f"image '{absent[0]}'{others}, listed in '{source}', is absent: add the image or "
             "remove it from the list"
         )
+
+
+def read_dataset_image(dataset_dict: dict, image_format: str) -> np.ndarray:
+    """The image of a dataset dict, which must have the size that the dataset says.
+
+    Args:
+        dataset_dict: with ``file_name``; ``height`` and ``width`` are filled in where they are
+            missing.
+        image_format: channel order, as in :func:`wsis_d2.images.read_image`.
+
+    Returns:
+        (H, W, C).
+
+    Raises:
+        UserError: the image is absent, unreadable or of another size.
+    """
+    file_name = dataset_dict["file_name"]
+    image = read_image(file_name, image_format)
+    try:
+        utils.check_image_size(dataset_dict, image)
+    except utils.SizeMismatchError as error:
+        expected = (dataset_dict.get("height"), dataset_dict.get("width"))
+        raise UserError(
+            f"image '{file_name}' has the size {image.shape[:2]} (height, width), but its dataset "
+            f"says {expected}: correct the annotation or the file"
+        ) from error
+    return image
 
 
 def read_image_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:

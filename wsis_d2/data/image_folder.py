@@ -14,7 +14,15 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from ..errors import UserError
-from ..files import claim_folder, file_sha256, folder_settings, label_file, read_json, write_json
+from ..files import (
+    check_writable_folder,
+    claim_folder,
+    file_sha256,
+    folder_settings,
+    label_file,
+    read_json,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +89,7 @@ class ImageFolder:
         """
         files = sorted(Path(self.folder).rglob(f"*{self.extension}"))
         claim_folder(self.folder, settings, files, replace=replace, key=self.key)
+        check_writable_folder(self.folder, self.key)
         if sources is not None:
             self._remove_stale(sources)
 

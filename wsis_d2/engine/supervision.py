@@ -1,7 +1,7 @@
 """What a network learns from: five kinds of supervision, by their name in the config.
 
-Each knows how its datasets are checked, loaded and evaluated. Trainer and stages ask for them here
-and nowhere else look at ``DATASETS.SUPERVISION``.
+Each knows how its datasets are checked, loaded and evaluated. Trainer and stages ask for them here;
+the report alone looks at ``DATASETS.SUPERVISION`` itself, to choose its pictures.
 """
 
 from __future__ import annotations
@@ -57,8 +57,15 @@ class Supervision(ABC):
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
 
-    def check(self) -> None:  # noqa: B027  (most have nothing to look for)
-        """Look for what would stop the training, or its evaluation, after hours.
+    def check_config(self) -> None:  # noqa: B027  (most have nothing to look for)
+        """Look in the config for what cannot be evaluated, or trained.
+
+        Raises:
+            UserError: says what.
+        """
+
+    def check_training_data(self) -> None:  # noqa: B027
+        """Look in ``DATASETS.TRAIN``, whose datasets are registered, for what stops a training.
 
         Raises:
             UserError: says what.
@@ -140,8 +147,8 @@ class Seeds(Supervision):
         super().__init__(cfg)
         self.folders = (cfg.SEEDS.PATH,)
 
-    def check(self) -> None:
-        """See :meth:`Supervision.check`."""
+    def check_config(self) -> None:
+        """See :meth:`Supervision.check_config`."""
         if self.cfg.DATASETS.TEST:
             raise UserError(
                 f"DATASETS.TEST names {', '.join(self.cfg.DATASETS.TEST)}, but a model that is "
@@ -159,16 +166,15 @@ class Seeds(Supervision):
         return _train_loader(self.cfg, dataset, self.mapper(True))
 
     def evaluator(self, dataset_name: str) -> DatasetEvaluator:
-        """There is none; see :meth:`check`."""
-        self.check()
-        raise UserError("a model that is trained on seeds has no evaluator of its own")
+        """There is none: :meth:`check_config` refuses test sets."""
+        raise ValueError("a model that is trained on seeds has no evaluator")
 
 
 class Masks(Supervision):
     """Instance masks, pseudo or true: stock Detectron2. Evaluated by COCO AP and VOC-style AP."""
 
-    def check(self) -> None:
-        """See :meth:`Supervision.check`."""
+    def check_training_data(self) -> None:
+        """See :meth:`Supervision.check_training_data`."""
         if not any(
             not annotation.get("iscrowd", 0)
             for name in self.cfg.DATASETS.TRAIN

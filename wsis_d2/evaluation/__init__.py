@@ -1,7 +1,7 @@
 """Evaluators for Detectron2's inference loop, and the plain functions under them."""
 
 from .classification import MultiLabelEvaluator, multilabel_average_precision
-from .coco_format import load_coco_detections, load_coco_ground_truths, read_coco_json, to_rle
+from .coco_format import load_coco_detections, load_coco_ground_truths, read_coco_json
 from .counting import CountEvaluator, count_errors
 from .instance_ap import evaluate_instance_masks
 from .instance_evaluator import InstanceMaskEvaluator
@@ -45,5 +45,4 @@ __all__ = [
     "read_coco_json",
     "seed_metrics",
     "threshold_confusion_matrices",
-    "to_rle",
 ]

@@ -17,7 +17,7 @@ from .irnet_walk import (
     InstanceWalk,
     IRNetCues,
     find_winners,
-    instance_scale,
+    normalized_scores,
     upsampled_maximum,
     walk_instance_cams,
 )
@@ -92,10 +92,7 @@ def cues_to_instances(
         )
     if score not in SCORES:
         raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
-    scores = cues.instance_scores
-    scores = scores * instance_scale(
-        scores, cues.instance_cams, normalization, min_area, stride=stride, size=image_size
-    )
+    scores = normalized_scores(cues, normalization, min_area, stride=stride, size=image_size)
     winners, best = find_winners(scores, stride, image_size, bg_threshold)
     instances = detect_instances(winners, best, cues.instance_class_ids, min_area)
     if score == "walk":

@@ -149,6 +149,21 @@ def instance_scale(
     return torch.where(strong > 0, strength / strong.clamp(min=1e-20), 0)[:, None, None]
 
 
+def normalized_scores(
+    cues: IRNetCues, normalization: str, top_fraction: float, *, stride: int, size: tuple[int, int]
+) -> Tensor:
+    """(I, h, w) float, the instances' scores in [0, 1] at the image's pixels; for the arguments see
+    :func:`instance_scale`."""
+    return cues.instance_scores * instance_scale(
+        cues.instance_scores,
+        cues.instance_cams,
+        normalization,
+        top_fraction,
+        stride=stride,
+        size=size,
+    )
+
+
 def upsample(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """(I, h, w) at a stride to (I, H, W)."""
     maps = F.interpolate(maps[:, None], scale_factor=stride, mode="bilinear", align_corners=False)
@@ -274,15 +289,4 @@ class InstanceWalk(torch.nn.Module):
             boundary if self.use_boundary else None,
             displacement if self.use_displacement else None,
             **self.options,
-        )
-
-    def normalized_scores(self, cues: IRNetCues, size: tuple[int, int]) -> Tensor:
-        """(I, h, w) float, the instances' scores in [0, 1] at the pixels of the (H, W) image."""
-        return cues.instance_scores * instance_scale(
-            cues.instance_scores,
-            cues.instance_cams,
-            self.normalization,
-            self.min_area,
-            stride=self.stride,
-            size=size,
         )

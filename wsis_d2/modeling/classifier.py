@@ -1,5 +1,6 @@
 """Image classifiers whose class evidence says where the objects are."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,7 @@ from ..layers import peak_stimulation
 __all__ = ["CAMClassifier", "PRMClassifier"]
 
 
-class ImageClassifier(nn.Module):
+class ImageClassifier(nn.Module, ABC):
     """A fully convolutional multi-label classifier: the common part of the two below.
 
     A 1x1 convolution, ``classifier``, turns a feature of the backbone into class response maps; a
@@ -94,9 +95,9 @@ class ImageClassifier(nn.Module):
         """
         return self.classifier(self.backbone(images)[self.in_feature])
 
+    @abstractmethod
     def aggregate(self, maps: Tensor) -> Tensor:
         """Class response maps (N, num_classes, h, w) without padding to logits (N, num_classes)."""
-        raise NotImplementedError
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..data import ground_truth_json, read_label_map, semantic_truth
 from ..evaluation import load_coco_ground_truths
 from ..files import label_file
-from ..labeling.irnet_walk import IRNetCues, instance_scale
+from ..labeling.irnet_walk import IRNetCues, normalized_scores
 from ..layers import UNKNOWN
 from ..layers.affinity import feature_affinity
 from ..structures import decode_mask
@@ -238,10 +238,8 @@ def instance_cams(x: Example) -> ReportPanel:
 def instance_walk(x: Example) -> ReportPanel:
     """Scores of the instances after the random walk, normalised as for the labels."""
     settings = x.cfg.PSEUDO_LABELS.IRNET
-    scores, cams = x.cues.instance_scores, x.cues.instance_cams
-    scores = scores * instance_scale(
-        scores,
-        cams,
+    scores = normalized_scores(
+        x.cues,
         settings.NORMALIZATION,
         settings.MIN_AREA,
         stride=x.cfg.MODEL.IRNET.STRIDE,

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
+from ...data.image_files import read_dataset_image
 from ...errors import UserError
-from ...images import read_image
 from ..augmentation import build_image_level_augmentation
 from ..image_labels import make_image_level
 
@@ -88,22 +87,8 @@ class ImageLabelMapper:
             counts = torch.tensor(model_input["image_counts"], dtype=torch.int64)
             model_input["image_counts"] = counts
 
-        augmentation_input = T.AugInput(self._read_image(model_input))
+        augmentation_input = T.AugInput(read_dataset_image(model_input, self.image_format))
         self.augmentations(augmentation_input)
         image = augmentation_input.image
         model_input["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return model_input
-
-    def _read_image(self, model_input: dict) -> np.ndarray:
-        """The ``(H, W, C)`` image; fills in ``height`` and ``width`` where they are missing."""
-        file_name = model_input["file_name"]
-        image = read_image(file_name, self.image_format)
-        try:
-            utils.check_image_size(model_input, image)
-        except utils.SizeMismatchError as error:
-            expected = (model_input.get("height"), model_input.get("width"))
-            raise UserError(
-                f"image '{file_name}' has the size {image.shape[:2]} (height, width), but its "
-                f"dataset says {expected}: correct the annotation or the file"
-            ) from error
-        return image

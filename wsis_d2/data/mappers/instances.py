@@ -9,7 +9,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
-from ...images import read_image, unreadable_image
+from ...data.image_files import read_dataset_image
 from ...structures import mask_box
 
 __all__ = ["InstanceMapper"]
@@ -31,11 +31,7 @@ class InstanceMapper(DatasetMapper):
         model_input = copy.deepcopy(dataset_dict)
         annotations = model_input.pop("annotations", None)
         label_file = model_input.pop("sem_seg_file_name", None)
-        image = read_image(model_input["file_name"], self.image_format)
-        try:
-            utils.check_image_size(model_input, image)
-        except utils.SizeMismatchError as error:
-            raise unreadable_image(model_input["file_name"], error) from error
+        image = read_dataset_image(model_input, self.image_format)
         label_map = utils.read_image(label_file, "L")[:, :, 0] if label_file else None
 
         augmentation_input = T.AugInput(image, sem_seg=label_map)

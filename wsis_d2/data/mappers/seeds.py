@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from detectron2.data import transforms as T
 
+from ...data.image_files import read_dataset_image
 from ...errors import UserError
 from ..image_labels import image_keys
 from ..label_maps import read_label_map
@@ -29,7 +30,7 @@ class SeedMapper(ImageLabelMapper):
             UserError: the image or its seeds are absent, unreadable or of different sizes.
         """
         model_input = image_keys(dataset_dict)
-        image = self._read_image(model_input)
+        image = read_dataset_image(model_input, self.image_format)
         seeds = read_label_map(dataset_dict["sem_seg_file_name"])
         if seeds.shape != image.shape[:2]:
             raise UserError(

@@ -9,8 +9,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
+from ...data.image_files import read_dataset_image
 from ...errors import UserError
-from ...images import read_image, unreadable_image
 from ..augmentation import ColorPadTransform
 from ..image_labels import image_keys
 from ..label_maps import UNKNOWN, read_label_map
@@ -111,13 +111,8 @@ class SemSegMapper:
             UserError: the image or its label map is absent, unreadable or of another size than the
                 other or the dataset says, or a label is of no class.
         """
-        file_name = dataset_dict["file_name"]
         model_input = image_keys(dataset_dict)
-        image = read_image(file_name, self.image_format)
-        try:
-            utils.check_image_size(model_input, image)
-        except utils.SizeMismatchError as error:
-            raise unreadable_image(file_name, error) from error
+        image = read_dataset_image(model_input, self.image_format)
         label_map = self._read_label_map(dataset_dict, image) if self.is_train else None
 
         augmentation_input = T.AugInput(image, sem_seg=label_map)

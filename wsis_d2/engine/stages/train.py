@@ -53,6 +53,7 @@ def evaluate(cfg: CfgNode) -> dict:
 def _check_datasets(cfg: CfgNode, only_test: bool = False) -> None:
     """Read what the datasets list: a missing test set must not show up after days of training."""
     supervision = build_supervision(cfg)
+    supervision.check_config()
     for name in cfg.DATASETS.TEST:
         dataset_dicts(name)
     if only_test:
@@ -66,4 +67,4 @@ def _check_datasets(cfg: CfgNode, only_test: bool = False) -> None:
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {comm.get_world_size()} "
             "processes cannot share evenly: choose a multiple of their number"
         )
-    supervision.check()
+    supervision.check_training_data()

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...data import label_dataset_name
 from ...errors import UserError
 from ..cam_folder import CAMFolder
-from ..irnet_walk import InstanceWalk, IRNetCues, find_winners, upsample
+from ..irnet_walk import InstanceWalk, IRNetCues, find_winners, normalized_scores, upsample
 from .base import LOCALIZER_REGISTRY, Localizer, LocationCues, strongest_points
 
 
@@ -69,7 +69,9 @@ class IRNetCentroids(Localizer):
         """See :meth:`Localizer.forward`."""
         walk, size = self.walk, (x["height"], x["width"])
         cues = walk(x)
-        scores = walk.normalized_scores(cues, size)
+        scores = normalized_scores(
+            cues, walk.normalization, walk.min_area, stride=walk.stride, size=size
+        )
         winners, _ = find_winners(scores, walk.stride, size, walk.bg_threshold)
         areas = winners.flatten().bincount(minlength=len(scores) + 1)[1:]
         (index,) = (areas >= max(1, walk.min_area * winners.numel())).nonzero(as_tuple=True)
