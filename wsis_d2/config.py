@@ -436,7 +436,8 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     # Connected pieces below this fraction of the image's area are dropped.
     cfg.PSEUDO_LABELS.IRNET.MIN_AREA = 0.01
     # An instance's score: its maximum after the walk ("walk", as published: 1 in every image), or
-    # how far its CAM stands out from what is around the instance ("contrast").
+    # how far its CAM stands out from what is around it, less for small pieces and for what the
+    # image's border cuts ("contrast").
     cfg.PSEUDO_LABELS.IRNET.SCORE = "walk"
 
     # Semantic labels from AffinityNet's walk.

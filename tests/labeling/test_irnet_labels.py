@@ -213,7 +213,7 @@ def test_sizes_that_the_stride_does_not_divide():
 
 def _contrast_by_loops(mask, cam, stride):
     """Pixel by pixel: a cell counts by its part of the mask, and a cell without any is ring where
-    one with some is near."""
+    one with some is near, in the image or not."""
     height, width = mask.shape
     cells = {}
     for i in range(cam.shape[0]):
@@ -222,19 +222,14 @@ def _contrast_by_loops(mask, cam, stride):
             columns = range(j * stride, min((j + 1) * stride, width))
             pixels = [bool(mask[y, x]) for y in rows for x in columns]
             cells[i, j] = sum(pixels) / len(pixels)
-    inside = [(part, float(cam[cell])) for cell, part in cells.items() if part]
-    ring = [
-        float(cam[i, j])
-        for (i, j), part in cells.items()
-        if not part
-        and any(
-            cells.get((i + dy, j + dx), 0)
-            for dy in range(-RING_CELLS, RING_CELLS + 1)
-            for dx in range(-RING_CELLS, RING_CELLS + 1)
-        )
-    ]
-    mean = sum(part * value for part, value in inside) / sum(part for part, _ in inside)
-    return max(0.0, mean - (sum(ring) / len(ring) if ring else 0.0))
+    ring, reach = set(), range(-RING_CELLS, RING_CELLS + 1)
+    for i, j in (cell for cell, part in cells.items() if part):
+        ring |= {(i + dy, j + dx) for dy in reach for dx in reach}
+    ring -= {cell for cell, part in cells.items() if part}
+    around = [float(cam[cell]) for cell in ring if cell in cells]
+    inside = sum(part * float(cam[cell]) for cell, part in cells.items()) / sum(cells.values())
+    outside = sum(around) / len(around) if around else 0.0
+    return max(0.0, inside - outside) * len(around) / len(ring)
 
 
 def test_contrast_is_the_mean_inside_less_the_mean_around():
@@ -248,12 +243,36 @@ def test_contrast_is_the_mean_inside_less_the_mean_around():
     masks[3] = torch.rand(height, width, generator=generator) > 0.995
     cam[1, :8, 15:] = 1
     classes = torch.tensor([7, 2, 7, 2])
-    found = cam_contrast(masks, classes, cam, torch.tensor([2, 7]), stride)
     maps = [cam[1], cam[0], cam[1], cam[0]]
+    # One by one: each is all that its class covers.
+    found = [
+        cam_contrast(masks[[i]], classes[[i]], cam, torch.tensor([2, 7]), stride).item()
+        for i in range(4)
+    ]
     expected = [_contrast_by_loops(m, c, stride) for m, c in zip(masks, maps, strict=True)]
-    assert found.tolist() == pytest.approx(expected, abs=1e-5)
-    assert found[0] > 0.3
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert found[0] > 0.2
+    assert found[2] == 0
     assert cam_contrast(masks[:0], classes[:0], cam, torch.tensor([2, 7]), stride).shape == (0,)
+
+
+def test_contrast_of_a_small_piece_beside_a_large_one_is_less():
+    cam = torch.zeros(2, 16, 16)
+    masks = torch.zeros(3, 64, 64, dtype=torch.bool)
+    for i, (rows, columns, channel) in enumerate([((24, 40), (24, 56), 0), ((24, 40), (4, 8), 0)]):
+        masks[i, slice(*rows), slice(*columns)] = True
+        cam[channel][masks[i, ::4, ::4]] = 1
+    masks[2, 48:52, 24:40] = True
+    cam[1][masks[2, ::4, ::4]] = 1
+    found = cam_contrast(masks, torch.tensor([0, 0, 1]), cam, torch.tensor([0, 1]), 4)
+    alone = torch.stack(
+        [
+            cam_contrast(masks[[i]], torch.tensor([c]), cam, torch.tensor([0, 1]), 4)[0]
+            for i, c in enumerate([0, 0, 1])
+        ]
+    )
+    # 8 and 1 parts of the area of class 0, all of class 1
+    assert torch.allclose(found, alone * torch.tensor([8 / 9, 1 / 9, 1]).sqrt())
 
 
 def test_contrast_ranks_instances_and_leaves_their_masks():

@@ -108,28 +108,40 @@ def cam_contrast(
 ) -> Tensor:
     """How far the CAM of an instance's class stands out in its mask from what is around it.
 
+    The mean over the mask less the mean over a ring of ``RING_CELLS`` cells around it; times the
+    part of the ring that lies in the image, as nothing is known of what the border cuts; times the
+    square root of the mask's part of all that its class covers, as a small piece beside a large one
+    is seldom an object.
+
     Args:
-        masks: (N, H, W) bool.
+        masks: (N, H, W) bool, instances that do not overlap.
         class_ids: (N,) int64, each among ``cam_class_ids``.
         cam: (C, h, w) float in [0, 1], h = (H - 1) // stride + 1 and likewise w.
         cam_class_ids: (C,) int64.
         stride: pixels per cell.
 
     Returns:
-        (N,) float in [0, 1]: the mean over the mask less the mean over a ring of ``RING_CELLS``
-        cells around it, 0 where that is negative. What fills the image has nothing around it.
+        (N,) float in [0, 1]; 0 where the CAM does not stand out, and for what fills the image.
     """
     if not len(masks):
         return cam.new_zeros(0)
-    coverage = F.avg_pool2d(masks.to(cam.dtype)[:, None], stride, ceil_mode=True)[:, 0]
-    near = F.max_pool2d(coverage[:, None], 2 * RING_CELLS + 1, stride=1, padding=RING_CELLS)[:, 0]
-    ring = ((near > 0) & (coverage == 0)).to(cam.dtype)
+    coverage = F.avg_pool2d(masks.to(cam.dtype)[:, None], stride, ceil_mode=True)
+    near = F.max_pool2d(
+        F.pad(coverage, [RING_CELLS] * 4), 2 * RING_CELLS + 1, stride=1, padding=RING_CELLS
+    )
+    ring = (near > 0) & (F.pad(coverage, [RING_CELLS] * 4) == 0)
+    ring_size = ring.sum((1, 2, 3))
+    margin = slice(RING_CELLS, -RING_CELLS)
+    coverage, ring = coverage[:, 0], ring[:, 0, margin, margin].to(cam.dtype)
     maps = cam[(class_ids[:, None] == cam_class_ids[None]).to(torch.uint8).argmax(1)]
     inside, outside = (
         (maps * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-20)
         for weight in (coverage, ring)
     )
-    return (inside - outside).clamp(0, 1)
+    ring_in_image = ring.sum((1, 2)) / ring_size
+    areas = masks.flatten(1).sum(1).to(cam.dtype)
+    share = areas / ((class_ids[:, None] == class_ids[None]).to(cam.dtype) @ areas)
+    return (inside - outside).clamp(0, 1) * ring_in_image * share.sqrt()
 
 
 def cues_to_label_map(
