@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -59,17 +60,15 @@ def fold_batch_norm(network: nn.Module, forward: Callable[[], Any]) -> int:
 def _fold(conv: nn.Conv2d, norm: dict[str, Any]) -> None:
     """Scale and shift a convolution as :func:`torch.nn.functional.batch_norm` does with these
     arguments."""
-    mean, variance = norm["running_mean"].double(), norm["running_var"].double()
-    scale = (variance + norm["eps"]).rsqrt()
-    if norm["weight"] is not None:
-        scale = scale * norm["weight"].double()
-    shift = -mean if conv.bias is None else conv.bias.double() - mean
-    bias = shift * scale
-    if norm["bias"] is not None:
-        bias = bias + norm["bias"].double()
-    folded = conv.weight.double() * scale.view(-1, 1, 1, 1)
-    conv.weight = nn.Parameter(folded.to(conv.weight.dtype), requires_grad=False)
-    conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight,
+        conv.bias,
+        norm["running_mean"],
+        norm["running_var"],
+        norm["eps"],
+        norm["weight"],
+        norm["bias"],
+    )
 
 
 class _Watch(TorchFunctionMode):
