@@ -12,6 +12,7 @@ from wsis_d2.files import (
     claim_folder,
     folder_settings,
     label_file,
+    open_atomically,
     write_bytes,
     write_json,
 )
@@ -29,6 +30,24 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert os.listdir(path.parent) == ["out.json"]
+
+
+def test_a_file_that_is_written_piece_by_piece_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "out"
+
+    def fail():
+        with open_atomically(path) as file:
+            file.write(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert os.listdir(path.parent) == []
+    with open_atomically(path) as file:
+        file.write(b"a")
+        assert not path.exists()
+        file.write(b"b")
+    assert path.read_bytes() == b"ab"
 
 
 def test_files_get_the_usual_permissions(tmp_path):

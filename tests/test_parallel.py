@@ -3,9 +3,11 @@
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wsis_d2.errors import UserError
-from wsis_d2.parallel import available_cpus, for_each_image
+from wsis_d2.parallel import Shard, available_cpus, deal_images, for_each_image
 
 
 def _write_name(task) -> str:
@@ -42,3 +44,35 @@ def test_many_failures_are_cut_after_ten():
 
 def test_there_is_a_cpu():
     assert 1 <= available_cpus() <= os.cpu_count()
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6000), st.integers(1, 6000)), max_size=40),
+    st.integers(1, 7),
+)
+def test_shares_hold_all_images_and_as_many_pixels_but_for_one_image(sizes, num_shares):
+    dataset = [{"image_id": i, "height": h, "width": w} for i, (h, w) in enumerate(sizes)]
+    shares = deal_images(dataset, num_shares)
+    assert sorted(d["image_id"] for share in shares for d in share) == list(range(len(sizes)))
+    assert len(shares) == num_shares
+    counts = [len(share) for share in shares]
+    assert max(counts) - min(counts) <= 1
+    pixels = [sum(d["height"] * d["width"] for d in share) for share in shares]
+    assert max(pixels) - min(pixels) <= max((h * w for h, w in sizes), default=0)
+
+
+def test_a_shards_images_do_not_depend_on_who_asks():
+    dataset = [{"image_id": i, "height": 10 - i, "width": 10} for i in range(7)]
+    shards = [Shard.parse(f"{i}/3") for i in range(3)]
+    assert [[d["image_id"] for d in s.select(dataset)] for s in shards] == [
+        [0, 3, 6],
+        [1, 4],
+        [2, 5],
+    ]
+    assert [str(shard) for shard in shards] == ["0/3", "1/3", "2/3"]
+
+
+@pytest.mark.parametrize("text", ["", "3", "3/3", "0/0", "-1/3", "1/3/4", "a/b", "1 / 3"])
+def test_what_is_no_shard_is_said(text):
+    with pytest.raises(UserError, match=r"give I/N with I from 0 to N - 1"):
+        Shard.parse(text)

@@ -90,6 +90,10 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.IMAGE_LEVEL.LONGEST_EDGE_TRAIN = (320, 640)
     cfg.INPUT.IMAGE_LEVEL.LONGEST_EDGE_TEST = 512
     cfg.INPUT.IMAGE_LEVEL.SCALE_TRAIN = (0.5, 1.5)
+    # Bounds the memory of the label stages: CAMs, seeds and pseudo labels of an image with more
+    # pixels are made as if it had been reduced to so many, then brought to its own size. CAM.SCALES
+    # come on top. With the default they take less than 4 GB. 0: images stay as they are.
+    cfg.INPUT.IMAGE_LEVEL.MAX_PIXELS_TEST = 1024 * 1024
     # Side of the random crop; 0: no crop.
     cfg.INPUT.IMAGE_LEVEL.CROP_SIZE = 512
     cfg.INPUT.IMAGE_LEVEL.SQUARE_SIZE = 448

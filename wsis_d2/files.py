@@ -7,15 +7,17 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO
 
 from .errors import UserError
 
 
-def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file atomically: it is there whole, or as it was before. Its folder is made.
+@contextmanager
+def open_atomically(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A binary file to write ``path`` with: when the block ends well, it is there whole, else as it
+    was before. Its folder is made.
 
     Raises:
         UserError: the file cannot be written.
@@ -27,7 +29,7 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
         os.makedirs(folder, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
         # mkstemp makes files private; give them what open() would have given.
         umask = os.umask(0)
         os.umask(umask)
@@ -44,14 +46,25 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
         raise
 
 
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file atomically; see :func:`open_atomically`."""
+    with open_atomically(path) as file:
+        file.write(data)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write UTF-8 text; see :func:`write_bytes`."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -> None:
-    """Write JSON; see :func:`write_bytes` and :func:`to_json_value`."""
-    write_text(path, json.dumps(to_json_value(value), indent=indent, allow_nan=False) + "\n")
+    """Write JSON; see :func:`write_bytes` and :func:`to_json`."""
+    write_text(path, to_json(value, indent) + "\n")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Valid JSON of what :func:`to_json_value` takes."""
+    return json.dumps(to_json_value(value), indent=indent, allow_nan=False)
 
 
 def load_json(path: str | os.PathLike) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -70,6 +72,64 @@ def one_thread_on_cpu() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def deal_images(dataset: Sequence[Mapping[str, Any]], num_shares: int) -> list[list]:
+    """Share images out so that all shares take about as long.
+
+    In the order of their sizes, largest first, each share gets every ``num_shares``-th. So the
+    pixels of two shares differ by less than one image, the largest, and an image that is too large
+    for the memory is met at once.
+
+    Args:
+        dataset: dicts with ``height`` and ``width``.
+        num_shares: at least 1.
+
+    Returns:
+        The shares, the larger by one image first.
+    """
+    ordered = sorted(dataset, key=lambda d: -int(d["height"]) * int(d["width"]))
+    return [ordered[i::num_shares] for i in range(num_shares)]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of ``count`` parts of a dataset, which runs that know nothing of each other work on.
+
+    Attributes:
+        index: 0 .. count - 1.
+        count: number of parts.
+    """
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """``"0/4"`` is the first of four.
+
+        Raises:
+            UserError: it is not that of a shard.
+        """
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not match or int(match[1]) >= int(match[2]):
+            raise UserError(
+                f"--shard is '{text}': give I/N with I from 0 to N - 1, such as 0/4 for the first "
+                "of four"
+            )
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @property
+    def name(self) -> str:
+        """For the names of files: ``shard-0-of-4``."""
+        return f"shard-{self.index}-of-{self.count}"
+
+    def select(self, dataset: Sequence[Mapping[str, Any]]) -> list:
+        """The shard's images; see :func:`deal_images`."""
+        return deal_images(dataset, self.count)[self.index]
 
 
 def available_cpus() -> int:

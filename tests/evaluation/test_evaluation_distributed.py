@@ -1,4 +1,4 @@
-"""The evaluators in two gloo processes give what they give in one."""
+"""The evaluators in two or three gloo processes give what they give in one."""
 
 import json
 import os
@@ -86,9 +86,7 @@ def evaluate(rank, world_size, folder):
     MetadataCatalog.remove(NAME)
 
 
-@pytest.mark.slow
-def test_two_processes_give_what_one_gives(tmp_path):
-    folder = str(tmp_path)
+def write_truth(folder):
     register(folder)
     truth = PseudoLabelWriter(NAME, f"{folder}/truth.json", {})
     for image_id in IMAGE_IDS:
@@ -98,12 +96,18 @@ def test_two_processes_give_what_one_gives(tmp_path):
     DatasetCatalog.remove(NAME)
     MetadataCatalog.remove(NAME)
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_more_processes_give_what_one_gives(world_size, tmp_path):
+    folder = str(tmp_path)
+    write_truth(folder)
     evaluate(0, 1, folder)
-    mp.spawn(evaluate, args=(2, folder), nprocs=2)
-    labels = [(tmp_path / f"labels{n}.json").read_bytes() for n in (1, 2)]
+    mp.spawn(evaluate, args=(world_size, folder), nprocs=world_size)
+    labels = [(tmp_path / f"labels{n}.json").read_bytes() for n in (1, world_size)]
     assert labels[0] == labels[1]
     assert len(labels[0]) > 1000
-    one, two = (json.loads((tmp_path / f"results{n}.json").read_text()) for n in (1, 2))
-    assert one == two
+    one, more = (json.loads((tmp_path / f"results{n}.json").read_text()) for n in (1, world_size))
+    assert one == more
     assert one[2]["instance_masks"]["AP50"] == pytest.approx(100)
     assert not (tmp_path / "partial").exists()

@@ -75,6 +75,9 @@ def test_round_trip_through_pycocotools_and_detectron2(dataset, tmp_path):
     path = str(tmp_path / "out" / "labels.json")
     counts = run(PseudoLabelWriter(NAME, path, INFO), dataset)["pseudo_labels"]
     assert counts == {"images": 5, "images_with_labels": 3, "instances": 6}
+    text = (tmp_path / "out" / "labels.json").read_text()
+    assert text == json.dumps(json.loads(text)) + "\n", "as json writes it in one piece"
+    assert os.listdir(tmp_path / "out") == ["labels.json"]
 
     coco = COCO(path)
     assert coco.dataset["info"] == INFO
@@ -183,7 +186,7 @@ def killed_run(tmp_path, records, cut):
     writer = partial_writer(tmp_path, resume=False)
     for record in records:
         writer.process([record], [{"instances": labels(record["image_id"])}])
-    writer._partial_file.close()
+    writer._records.close()
     (path,) = (tmp_path / "partial").iterdir()
     path.write_bytes(path.read_bytes()[: -cut if cut else None])
 
@@ -200,13 +203,55 @@ def test_resume_after_a_kill(dataset, tmp_path, cut):
     # A second kill, after one more image, on top of the cut line.
     rest = [r for r in dataset if r["image_id"] not in finished]
     writer.process([rest[0]], [{"instances": labels(rest[0]["image_id"])}])
-    writer._partial_file.close()
+    writer._records.close()
     writer = partial_writer(tmp_path, resume=True)
     assert writer.finished_image_ids() == finished | {rest[0]["image_id"]}
 
     run(writer, rest[1:])
     assert (tmp_path / "labels.json").read_bytes() == reference.read_bytes()
     assert not (tmp_path / "partial").exists()
+
+
+def test_stale_labels_are_not_taken_up(dataset, tmp_path):
+    killed_run(tmp_path, dataset[:3], 0)
+    stale = dataset[1]["image_id"]
+    options = {"partial_dir": str(tmp_path / "partial"), "fingerprint": "a", "resume": True}
+    path = tmp_path / "labels.json"
+    writer = PseudoLabelWriter(NAME, str(path), INFO, stale={stale}, **options)
+    assert writer.finished_image_ids() == {12, 9}
+    # Nor by a run after that one.
+    writer = PseudoLabelWriter(NAME, str(path), INFO, **options)
+    assert writer.finished_image_ids() == {12, 9}
+
+
+def test_a_kill_between_taking_up_and_removing(dataset, tmp_path):
+    killed_run(tmp_path, dataset[:3], 0)
+    (path,) = (tmp_path / "partial").iterdir()
+    content = path.read_bytes()
+    partial_writer(tmp_path, resume=True)
+    path.write_bytes(content)  # as if it had not been removed
+    writer = partial_writer(tmp_path, resume=True)
+    assert writer.finished_image_ids() == {12, 4, 9}
+    run(writer, dataset[3:])
+    run(PseudoLabelWriter(NAME, str(tmp_path / "expected.json"), INFO), dataset)
+    assert (tmp_path / "labels.json").read_bytes() == (tmp_path / "expected.json").read_bytes()
+
+
+def test_a_second_round_begins_afresh(dataset, tmp_path):
+    path = tmp_path / "labels.json"
+    writer = PseudoLabelWriter(NAME, str(path), INFO)
+    run(writer, dataset)
+    whole = path.read_bytes()
+    writer.process([dataset[0]], [{"instances": labels(7)}])
+    run(writer, dataset)
+    assert path.read_bytes() == whole
+
+
+def test_a_dataset_without_images(dataset, tmp_path):
+    path = tmp_path / "labels.json"
+    run(PseudoLabelWriter(NAME, str(path), INFO, dataset_dicts=[]), [])
+    content = json.loads(path.read_text())
+    assert content["images"] == content["annotations"] == []
 
 
 def test_other_fingerprint_or_no_resume_start_afresh(dataset, tmp_path):
@@ -223,7 +268,7 @@ def test_partial_files_of_several_processes_are_merged(dataset, tmp_path):
     writer = partial_writer(tmp_path, resume=True)
     assert writer.finished_image_ids() == {12, 4}
     writer = partial_writer(tmp_path, resume=False)  # begins afresh: the other file goes
-    assert [p.name[-8:] for p in (tmp_path / "partial").iterdir()] == ["-0.jsonl"]
+    assert list((tmp_path / "partial").iterdir()) == []
     run(writer, dataset)
     assert not (tmp_path / "partial").exists()
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wsis_d2.errors import UserError
 from wsis_d2.labeling import CAMMaxima, MultiScaleCAM
-from wsis_d2.labeling.localizers.cam_maxima import cam_maxima
+from wsis_d2.labeling.localizers.cam_maxima import basin_shares, cam_maxima
 
 SIZE = (32, 48)
 SIGMA = 4.0
@@ -23,8 +23,13 @@ def _bumps(*bumps):
     return torch.from_numpy(total).float()
 
 
+def _maxima_and_shares(cam, min_distance, threshold):
+    points, basins = cam_maxima(cam, min_distance, threshold)
+    return points, basin_shares(cam, basins, torch.arange(len(points)))
+
+
 def test_maxima_and_their_basins():
-    points, shares = cam_maxima(_bumps((16, 10, 1.0), (16, 36, 0.5)), 5, 0.3)
+    points, shares = _maxima_and_shares(_bumps((16, 10, 1.0), (16, 36, 0.5)), 5, 0.3)
     assert sorted(points.tolist()) == [[16, 10], [16, 36]]
     assert torch.allclose(shares.sum((1, 2)), torch.ones(2))
     left = shares[points[:, 1].argmin()]
@@ -39,7 +44,9 @@ def test_maxima_and_their_basins():
     [(5, 0.3, 2), (5, 0.6, 1), (30, 0.3, 1)],
 )
 def test_maxima_that_do_not_count(min_distance, threshold, count):
-    points, shares = cam_maxima(_bumps((16, 10, 1.0), (16, 36, 0.5)), min_distance, threshold)
+    points, shares = _maxima_and_shares(
+        _bumps((16, 10, 1.0), (16, 36, 0.5)), min_distance, threshold
+    )
     assert len(points) == len(shares) == count
     if count == 1:
         assert points.tolist() == [[16, 10]]
@@ -50,7 +57,7 @@ def test_maxima_that_do_not_count(min_distance, threshold, count):
 def test_maxima_at_the_border_count_and_empty_maps_have_none():
     assert cam_maxima(_bumps((0, 47, 1.0)), 5, 0.3)[0].tolist() == [[0, 47]]
     for cam in (torch.zeros(SIZE), torch.zeros(3, 5)):
-        points, shares = cam_maxima(cam, 5, 0.3)
+        points, shares = _maxima_and_shares(cam, 5, 0.3)
         assert points.shape == (0, 2)
         assert shares.shape == (0, *cam.shape)
 
@@ -60,7 +67,7 @@ def test_maxima_at_the_border_count_and_empty_maps_have_none():
 def test_maxima_against_loops(seed, min_distance, threshold):
     # All values differ, so that there are no plateaus.
     cam = np.random.default_rng(seed).permutation(12 * 14).reshape(12, 14) + 1.0
-    points, shares = cam_maxima(torch.from_numpy(cam), min_distance, threshold)
+    points, shares = _maxima_and_shares(torch.from_numpy(cam), min_distance, threshold)
     d = min_distance
     expected = {
         (y, x)

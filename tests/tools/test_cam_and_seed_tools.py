@@ -14,7 +14,7 @@ from PIL import Image
 from wsis_d2.data import SHAPES_CLASSES, read_label_map, register_builtin_datasets, semantic_truth
 from wsis_d2.engine import WSISCheckpointer, load_config
 from wsis_d2.evaluation import confusion_matrix, evaluate_label_maps, seed_metrics
-from wsis_d2.labeling import full_size_cam, read_cam
+from wsis_d2.labeling import confident_seeds, full_size_cam, read_cam
 
 CONFIG = "configs/shapes/irnet/classifier.yaml"
 NUM_IMAGES = 16
@@ -214,6 +214,25 @@ def test_seeds_and_their_metrics(cams, make_seeds, dataset, tmp_path):
     assert make_seeds(cams, seeds, "SEEDS.METHOD", "alpha")[0] == 0
     assert _contents(seeds, ".png") != files
     assert len(_contents(seeds, ".png")) == NUM_IMAGES
+
+
+def test_cams_and_seeds_of_large_images(make_cams, make_seeds, dataset, tmp_path):
+    options = ("INPUT.IMAGE_LEVEL.MAX_PIXELS_TEST", 64 * 64, "DENSE_CRF.ENABLED", False)
+    cams, seeds = tmp_path / "cams", tmp_path / "seeds"
+    assert make_cams(cams, *options)[0] == 0
+    assert make_seeds(cams, seeds, *options)[0] == 0
+    for d in dataset:
+        cam, class_ids = read_cam(cams / f"{Path(d['file_name']).stem}.npz")
+        assert cam.shape == (len(class_ids), 32, 32), "the grid of the image as it is on disk"
+        small = torch.nn.functional.interpolate(cam[None], (16, 16), mode="bilinear")[0]
+        small = full_size_cam(small, (64, 64)).numpy()
+        image = np.zeros((64, 64, 3), np.uint8)  # no CRF looks at it
+        expected = confident_seeds(image, small, class_ids.numpy(), crf=None)
+        label_map = read_label_map(seeds / f"{Path(d['file_name']).stem}.png")
+        assert (label_map == expected.repeat(2, 0).repeat(2, 1)).all()
+    code, stderr = make_seeds(cams, seeds, *options[2:], resume=True)
+    assert code == 2
+    assert "files of other settings" in stderr
 
 
 def test_other_cams_give_other_seeds(cams, make_cams, make_seeds, tmp_path):

@@ -19,6 +19,7 @@ from .stages import (
     make_pseudo_labels,
     make_report,
     make_seeds,
+    merge_pseudo_labels,
     train,
 )
 from .trainer import Trainer
@@ -47,6 +48,7 @@ __all__ = [
     "make_pseudo_labels",
     "make_report",
     "make_seeds",
+    "merge_pseudo_labels",
     "one_cycle",
     "pretrained_pixel_stats",
     "run_in_fresh_process",

@@ -13,20 +13,25 @@ from .label_maps import (
     seed_metrics,
     threshold_confusion_matrices,
 )
+from .label_shards import LabelShards, read_shard_header, shard_file, shard_header
 from .mask_files import evaluate_coco, evaluate_mask_files
 from .metrics_table import flatten_instance_metrics, format_instance_metrics
 from .patient import PatientEvaluators
 from .proposal_quality import evaluate_proposals, format_proposal_metrics
-from .pseudo_label_writer import PseudoLabelWriter
+from .pseudo_label_file import PseudoLabelFile
+from .pseudo_label_writer import PseudoLabelWriter, ShardLabelWriter
 from .sem_seg_writer import SemSegLabelWriter
 
 __all__ = [
     "CountEvaluator",
     "InstanceMaskEvaluator",
+    "LabelShards",
     "MultiLabelEvaluator",
     "PatientEvaluators",
+    "PseudoLabelFile",
     "PseudoLabelWriter",
     "SemSegLabelWriter",
+    "ShardLabelWriter",
     "confusion_matrix",
     "count_errors",
     "evaluate_coco",
@@ -43,6 +48,9 @@ __all__ = [
     "mean_iou",
     "multilabel_average_precision",
     "read_coco_json",
+    "read_shard_header",
     "seed_metrics",
+    "shard_file",
+    "shard_header",
     "threshold_confusion_matrices",
 ]

@@ -1,20 +1,20 @@
 """Pseudo labels as a COCO-format file: the last station of a label generator."""
 
-import hashlib
-import json
 import logging
-import os
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from ..files import check_writable, write_json
+from ..files import check_writable
+from ..parallel import Shard
 from ..structures import encode_masks, mask_area, mask_box
+from .label_records import LabelRecords, RecordReader
+from .label_shards import shard_file, shard_header, write_shard
+from .pseudo_label_file import PseudoLabelFile
 
 
 class PseudoLabelWriter(DatasetEvaluator):
@@ -25,8 +25,9 @@ class PseudoLabelWriter(DatasetEvaluator):
     of an image's instances, so any number of processes write the same bytes. File names are
     relative to the dataset's ``image_root``, category ids are the source dataset's own.
 
-    With a ``partial_dir``, every process appends the labels of each finished image to a file of its
-    own there; a run that was killed goes on from these files.
+    Every process appends the labels of each finished image to a file of its own in a folder
+    beside the output (:class:`~wsis_d2.evaluation.label_records.LabelRecords`); a run that was
+    killed goes on from these files.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class PseudoLabelWriter(DatasetEvaluator):
         partial_dir: str | None = None,
         fingerprint: str = "",
         resume: bool = False,
+        stale: Collection[Hashable] = (),
     ):
-        """
+        """All processes must make the writer together, on a file system that they share.
+
         Args:
             dataset_name: the dataset that is labelled; its metadata gives classes and image root.
             output_file: the JSON to write.
@@ -49,91 +52,34 @@ class PseudoLabelWriter(DatasetEvaluator):
             min_score: instances below are not written.
             dataset_dicts: the images to list, all of them with ``file_name``, ``image_id``,
                 ``height``, ``width``; default: those of the registered dataset.
-            partial_dir: folder of the partial files; None: none are written. They are removed when
-                the output is there.
-            fingerprint: tells runs apart that would give other labels; only partial files of the
-                same fingerprint are taken up.
-            resume: take up partial files; otherwise they are begun afresh.
+            partial_dir: folder of the processes' files, which are removed when the output is
+                there; default: ``output_file`` with ".partial" added.
+            fingerprint: tells runs apart that would give other labels; only files of the same
+                fingerprint are taken up.
+            resume: take up the files of earlier runs; otherwise they are begun afresh.
+            stale: images whose earlier labels are not taken up.
 
         Raises:
-            UserError: the output or the partial folder cannot be written.
+            UserError: the output or the folder of the processes' files cannot be written.
         """
         self._logger = logging.getLogger(__name__)
-        self._output_file = output_file
-        self._info = dict(info)
         self._min_score = min_score
-        self._metadata = MetadataCatalog.get(dataset_name)
-        if dataset_dicts is None:
-            dataset_dicts = DatasetCatalog.get(dataset_name)
-        self._images = sorted(map(self._image_entry, dataset_dicts), key=lambda image: image["id"])
-
-        contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id")
-        if contiguous is None:
-            contiguous = {i: i for i in range(len(self._metadata.thing_classes))}
-        self._category_ids = {v: k for k, v in contiguous.items()}
-
+        self._file = PseudoLabelFile(dataset_name, output_file, info, dataset_dicts)
+        self._category_ids = self._file.category_ids
         if comm.is_main_process():
             check_writable(output_file)
-        self._partial_dir = partial_dir
-        self._partial_prefix = f"labels-{hashlib.sha256(fingerprint.encode()).hexdigest()[:16]}-"
-        self._partial_file = None
-        self._resumed = {}
-        if partial_dir is not None:
-            self._open_partial(resume)
-        self.reset()
-
-    def _image_entry(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        image_root = self._metadata.get("image_root")
-        file_name = record["file_name"]
-        if image_root:
-            file_name = os.path.relpath(file_name, image_root).replace(os.sep, "/")
-        return {
-            "id": record["image_id"],
-            "file_name": file_name,
-            "height": int(record["height"]),
-            "width": int(record["width"]),
-        }
-
-    # ---- partial files: one JSON line [image_id, annotations] per finished image
-
-    def _partial_files(self, prefix: str) -> list[str]:
-        names = sorted(os.listdir(self._partial_dir))
-        return [
-            os.path.join(self._partial_dir, name)
-            for name in names
-            if name.startswith(prefix) and name.endswith(".jsonl")
-        ]
-
-    def _open_partial(self, resume: bool) -> None:
-        path = os.path.join(self._partial_dir, f"{self._partial_prefix}{comm.get_rank()}.jsonl")
-        check_writable(path)
-        if resume:
-            for other in self._partial_files(self._partial_prefix):
-                with open(other, "rb") as f:
-                    self._resumed.update(_complete_records(f.read())[0])
-        elif comm.is_main_process():
-            # Each process begins its own file afresh; these are of a run with more processes.
-            current = {f"{self._partial_prefix}{i}.jsonl" for i in range(comm.get_world_size())}
-            for other in self._partial_files(self._partial_prefix):
-                if os.path.basename(other) not in current:
-                    os.unlink(other)
-        self._partial_file = open(path, "ab" if resume else "wb")  # noqa: SIM115
-        if resume:
-            # What a killed run left of its last line must not become part of the next one.
-            with open(path, "rb") as f:
-                self._partial_file.truncate(_complete_records(f.read())[1])
+        partial_dir = partial_dir or f"{output_file}.partial"
+        self._records = LabelRecords(partial_dir, fingerprint, resume, stale)
 
     def finished_image_ids(self) -> set[Hashable]:
-        """Images whose labels were taken up from partial files, to be left out of this run.
-
-        All processes must call it together; they get the same set.
-        """
-        return set().union(*comm.all_gather(set(self._resumed)))
+        """Images whose labels were taken up from an earlier run, to be left out of this one; the
+        same set in all processes."""
+        return self._records.resumed
 
     # ---- DatasetEvaluator
 
     def reset(self) -> None:
-        self._records = dict(self._resumed)
+        self._records.clear()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """
@@ -150,11 +96,7 @@ class PseudoLabelWriter(DatasetEvaluator):
             annotations = self._annotations(output["instances"])
             if "ignore_regions" in output:
                 annotations += self._crowd_annotations(output["ignore_regions"])
-            self._records[input_["image_id"]] = annotations
-            if self._partial_file is not None:
-                line = json.dumps([input_["image_id"], annotations]) + "\n"
-                self._partial_file.write(line.encode())
-                self._partial_file.flush()
+            self._records.append(input_["image_id"], annotations)
 
     def _annotations(self, instances: Instances) -> list[dict[str, Any]]:
         """COCO annotations without ids; instances with a low score or an empty mask are dropped."""
@@ -192,63 +134,64 @@ class PseudoLabelWriter(DatasetEvaluator):
             other processes.
         """
         comm.synchronize()
-        gathered = comm.gather(self._records, dst=0)
-        results = OrderedDict()
-        if comm.is_main_process():
-            results = self._write({k: v for part in gathered for k, v in part.items()})
-        if self._partial_file is not None:
-            self._partial_file.close()
-            self._partial_file = None
-            # The partial files go when the output is there, and nobody writes to them any more.
-            comm.synchronize()
-            if comm.is_main_process():
-                self._remove_partial_files()
-        return results
-
-    def _write(self, records: Mapping[Hashable, list[dict[str, Any]]]) -> OrderedDict:
-        missing = sum(image["id"] not in records for image in self._images)
-        if missing:
-            self._logger.warning(
-                f"{missing} of {len(self._images)} images were not processed: they are written to "
-                f"'{self._output_file}' without labels."
-            )
-        annotations = []
-        for image in self._images:
-            for annotation in records.get(image["id"], []):
-                annotations.append(
-                    {"id": len(annotations) + 1, "image_id": image["id"], **annotation}
-                )
-        names = self._metadata.thing_classes
-        categories = [
-            {"id": category_id, "name": names[label]}
-            for label, category_id in sorted(self._category_ids.items(), key=lambda item: item[1])
-        ]
-        write_json(
-            self._output_file,
-            {
-                "info": self._info,
-                "images": self._images,
-                "annotations": annotations,
-                "categories": categories,
-            },
-        )
-        instances = [a for a in annotations if not a["iscrowd"]]
-        counts = OrderedDict(
-            images=len(self._images),
-            images_with_labels=len({a["image_id"] for a in instances}),
-            instances=len(instances),
-        )
-        self._logger.info(
-            f"{counts['instances']} instances in {counts['images_with_labels']} of "
-            f"{counts['images']} images were written to '{self._output_file}'."
-        )
+        records = self._records.collect()
+        if records is None:
+            return OrderedDict()
+        with records:
+            self._warn_of_missing(records)
+            counts = self._write(records)
+        self._records.remove()
         return OrderedDict(pseudo_labels=counts)
 
-    def _remove_partial_files(self) -> None:
-        for path in self._partial_files("labels-"):
-            os.unlink(path)
-        if not os.listdir(self._partial_dir):
-            os.rmdir(self._partial_dir)
+    def _write(self, records: RecordReader) -> OrderedDict:
+        return self._file.write(records.annotations)
+
+    def _warn_of_missing(self, records: RecordReader) -> None:
+        missing = sum(image["id"] not in records for image in self._file.images)
+        if missing:
+            self._logger.warning(
+                f"{missing} of {len(self._file.images)} images were not processed: they are "
+                f"written to '{self._file.path}' without labels."
+            )
+
+
+class ShardLabelWriter(PseudoLabelWriter):
+    """Writes the labels of a shard of a dataset to a file of its own; see :class:`LabelShards`.
+
+    Args:
+        dataset_name, output_file, info, fingerprint: see :class:`PseudoLabelWriter`; the same for
+            all shards.
+        shard: which one.
+        dataset_dicts: the shard's images.
+        options: further arguments of :class:`PseudoLabelWriter`.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_file: str,
+        info: Mapping[str, Any],
+        shard: Shard,
+        dataset_dicts: Sequence[Mapping[str, Any]],
+        fingerprint: str,
+        **options,
+    ):
+        path = shard_file(output_file, shard)
+        super().__init__(
+            dataset_name,
+            path,
+            info,
+            dataset_dicts=dataset_dicts,
+            fingerprint=fingerprint,
+            **options,
+        )
+        self._header = shard_header(shard, info, fingerprint)
+
+    def _write(self, records: RecordReader) -> OrderedDict:
+        image_ids = [image["id"] for image in self._file.images]
+        write_shard(self._file.path, self._header, image_ids, records.annotations)
+        self._logger.info(f"Labels of {len(image_ids)} images were written to '{self._file.path}'.")
+        return OrderedDict(images=len(image_ids))
 
 
 def _rles(instances: Instances) -> list[dict[str, Any]]:
@@ -264,22 +207,3 @@ def _candidates(instances: Instances) -> list[dict[str, Any]]:
         {"candidates": [{**c, "weight": round(c["weight"], 6)} for c in candidates]}
         for candidates in instances.candidates
     ]
-
-
-def _complete_records(content: bytes) -> tuple[dict[Hashable, list], int]:
-    """Records of the complete lines of a partial file, and the length of these lines in bytes.
-
-    A line is complete when it ends with a line break and is JSON; nothing after the first one that
-    is not is trusted.
-    """
-    records, length = {}, 0
-    for line in content.splitlines(keepends=True):
-        try:
-            image_id, annotations = json.loads(line)
-        except (ValueError, TypeError):
-            break
-        if not line.endswith(b"\n"):
-            break
-        records[image_id] = annotations
-        length += len(line)
-    return records, length

@@ -38,17 +38,18 @@ class SemSegLabelWriter(DatasetEvaluator):
         settings: Mapping[str, Any],
         dataset_dicts: Sequence[Mapping[str, Any]] | None = None,
         resume: bool = False,
+        replace: bool = True,
     ):
         """All processes must make the writer together.
 
         Args:
             dataset_name: the dataset that is labelled; its metadata gives classes and image root.
             output_dir: folder of the PNGs.
-            settings: how the labels are made, kept in the folder's ``settings.json``. PNGs made
-                with others are removed.
+            settings: how the labels are made, kept in the folder's ``settings.json``.
             dataset_dicts: all the images, with ``file_name``, ``image_id``, ``height``, ``width``;
                 default: those of the registered dataset.
             resume: take up the PNGs that are there; otherwise they are all made again.
+            replace: whether PNGs made with other settings are removed, or refused.
 
         Raises:
             UserError: the folder cannot be written or holds PNGs of another origin, or two images
@@ -61,7 +62,7 @@ class SemSegLabelWriter(DatasetEvaluator):
             dataset_dicts = DatasetCatalog.get(dataset_name)
         self._dataset_dicts = list(dataset_dicts)
         if comm.is_main_process():
-            self._folder.open(settings)
+            self._folder.open(settings, replace=replace)
         comm.synchronize()
         missing = {d["image_id"] for d in self._folder.missing(self._dataset_dicts)}
         everything = {d["image_id"] for d in self._dataset_dicts}

@@ -1,12 +1,13 @@
 """From cues to masks: label generators, one module per method, and the parts of WISE."""
 
 from .affinitynet import AffinityNetCues, AffinityNetLabels
-from .cam_files import full_size_cam, read_cam, write_cam
+from .cam_files import full_size_cam, read_cam, reduced_cam, write_cam
 from .cam_folder import CAMFolder
 from .cams import MultiScaleCAM, multi_scale_cams
 from .detect import detect_instances
 from .generator import LABEL_GENERATOR_REGISTRY, LabelGenerator, build_label_generator
 from .ignore_region import ignore_regions
+from .image_size import reduce_image, reduce_input, reduced_size
 from .irnet import IRNetLabels, instances_from_relations
 from .irnet_walk import InstanceWalk, IRNetCues
 from .localizers import (
@@ -79,6 +80,10 @@ __all__ = [
     "multi_scale_cams",
     "optimize_for_inference",
     "read_cam",
+    "reduce_image",
+    "reduce_input",
+    "reduced_cam",
+    "reduced_size",
     "refine_instances",
     "write_cam",
 ]

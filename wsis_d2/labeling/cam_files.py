@@ -99,15 +99,48 @@ def full_size_cam(cam: Tensor, image_size: tuple[int, int], stride: int = 4) -> 
         ValueError: the grid is not that of such an image, h = (H - 1) // stride + 1 and w likewise.
     """
     height, width = image_size
-    if cam.shape[1:] != ((height - 1) // stride + 1, (width - 1) // stride + 1):
-        raise ValueError(
-            f"maps of size {tuple(cam.shape[1:])} and stride {stride} are not those of an image of "
-            f"{height} x {width} pixels"
-        )
+    _check_grid(cam, image_size, stride)
     full = F.interpolate(cam[None], scale_factor=stride, mode="bilinear", align_corners=False)[
         0, :, :height, :width
     ]
     return full / (full.amax((1, 2), keepdim=True) + _EPSILON)
+
+
+def reduced_cam(
+    cam: Tensor, image_size: tuple[int, int], reduced_size: tuple[int, int], stride: int = 4
+) -> Tensor:
+    """CAMs on the grid that they would have, had their image been reduced.
+
+    Args:
+        cam: (C, h, w), of a grid of cells of ``stride`` x ``stride`` pixels.
+        image_size: (H, W) of the image.
+        reduced_size: (H', W').
+        stride: side of a cell in pixels.
+
+    Returns:
+        (C, h', w'), bilinearly interpolated; ``cam`` where the sizes are the same.
+
+    Raises:
+        ValueError: see :func:`full_size_cam`.
+    """
+    _check_grid(cam, image_size, stride)
+    if reduced_size == image_size:
+        return cam
+    grid = _grid(reduced_size, stride)
+    return F.interpolate(cam[None], grid, mode="bilinear", align_corners=False)[0]
+
+
+def _grid(image_size: tuple[int, int], stride: int) -> tuple[int, int]:
+    height, width = image_size
+    return (height - 1) // stride + 1, (width - 1) // stride + 1
+
+
+def _check_grid(cam: Tensor, image_size: tuple[int, int], stride: int) -> None:
+    if cam.shape[1:] != _grid(image_size, stride):
+        raise ValueError(
+            f"maps of size {tuple(cam.shape[1:])} and stride {stride} are not those of an image of "
+            f"{image_size[0]} x {image_size[1]} pixels"
+        )
 
 
 def _damaged(path: str | os.PathLike, why: object) -> UserError:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..data import label_dataset_name
 from ..data.image_folder import ImageFolder
 from ..errors import UserError
-from .cam_files import read_cam
+from .cam_files import read_cam, reduced_cam
 
 
 class CAMFolder:
@@ -36,10 +36,11 @@ class CAMFolder:
         """CAMs of an image.
 
         Args:
-            x: dict with ``file_name`` and ``image_labels``.
+            x: dict with ``file_name`` and ``image_labels``; where the image was reduced, with what
+                :func:`~wsis_d2.labeling.image_size.reduce_input` gives.
 
         Returns:
-            See :func:`wsis_d2.labeling.read_cam`.
+            See :func:`wsis_d2.labeling.read_cam`; on the grid of the image as it is in ``x``.
 
         Raises:
             UserError: the file is missing, damaged, or of other labels than the image's.
@@ -51,4 +52,6 @@ class CAMFolder:
                 f"the CAMs in {path} are of other classes than the image's labels: the labels or "
                 "the dataset have changed, so make the CAMs again with tools/make_cams.py"
             )
+        if "full_size" in x:
+            cam = reduced_cam(cam, x["full_size"], (x["height"], x["width"]), self.stride)
         return cam, class_ids

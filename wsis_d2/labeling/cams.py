@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..layers import correlate_pixels
 from ..modeling import CAMClassifier
+from .image_size import reduce_image
 
 # A class without any evidence has a maximum of 0 (as published).
 _EPSILON = 1e-5
@@ -28,6 +29,7 @@ def multi_scale_cams(
     stride: int = 4,
     correlation_features: Sequence[str] = (),
     correlation_power: float = 3.0,
+    grid_size: tuple[int, int] | None = None,
 ) -> Tensor:
     """The summed CAMs of an image at several scales, and of their mirror images.
 
@@ -49,12 +51,14 @@ def multi_scale_cams(
         correlation_features: names of features of the classifier's backbone; none: CAMs as
             published.
         correlation_power: see :func:`~wsis_d2.layers.correlate_pixels`.
+        grid_size: (H, W) of the image that the result is for, where ``image`` is a reduced one;
+            None: that of ``image``.
 
     Returns:
         (K, h, w) float32 in [0, 1), the maximum of each about 1, in the order of ``image_labels``;
         h = (H - 1) // stride + 1, w likewise. On the classifier's device.
     """
-    height, width = image.shape[1:]
+    height, width = grid_size or image.shape[1:]
     grid = ((height - 1) // stride + 1, (width - 1) // stride + 1)
     labels = torch.as_tensor(image_labels, dtype=torch.int64)
     image = image.to(classifier.pixel_mean.device, torch.float32)
@@ -120,12 +124,15 @@ class MultiScaleCAM(nn.Module):
         stride: int,
         correlation_features: Sequence[str] = (),
         correlation_power: float = 3.0,
+        max_pixels: int = 0,
     ):
         """
         Args:
             classifier: a :class:`~wsis_d2.modeling.CAMClassifier`.
             scales, flip, stride, correlation_features, correlation_power: see
                 :func:`multi_scale_cams`.
+            max_pixels: larger images are reduced to so many, their CAMs have the same grid all the
+                same; 0: none are.
 
         Raises:
             UserError: the network gives no CAMs or no features to correlate, there is no scale, or
@@ -152,6 +159,7 @@ class MultiScaleCAM(nn.Module):
         self.stride = stride
         self.correlation_features = tuple(correlation_features)
         self.correlation_power = correlation_power
+        self.max_pixels = max_pixels
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -172,6 +180,7 @@ class MultiScaleCAM(nn.Module):
             "stride": cfg.CAM.STRIDE,
             "correlation_features": cfg.CAM.CORRELATION.FEATURES,
             "correlation_power": cfg.CAM.CORRELATION.POWER,
+            "max_pixels": cfg.INPUT.IMAGE_LEVEL.MAX_PIXELS_TEST,
         }
 
     def forward(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
@@ -190,12 +199,13 @@ class MultiScaleCAM(nn.Module):
             )
         cam = multi_scale_cams(
             self.classifier,
-            x["image"],
+            reduce_image(x["image"], self.max_pixels),
             labels,
             self.scales,
             self.flip,
             self.stride,
             self.correlation_features,
             self.correlation_power,
+            tuple(x["image"].shape[1:]),
         )
         return {"cam": cam, "class_ids": torch.as_tensor(labels, dtype=torch.int64)}

@@ -12,6 +12,8 @@ from torch import Tensor
 from ..errors import UserError, look_up
 from .cam_folder import CAMFolder
 from .ignore_region import ignore_regions
+from .image_size import reduce_input
+from .large_images import to_full_size
 
 LABEL_GENERATOR_REGISTRY = Registry("LABEL_GENERATOR")
 LABEL_GENERATOR_REGISTRY.__doc__ = """
@@ -34,12 +36,18 @@ class LabelGenerator(torch.nn.Module, ABC):
         ignore_threshold: above 0, pixels that respond to a labelled class above this fraction of
             its maximum, but that no mask claims, are regions to ignore; see
             :func:`wsis_d2.labeling.ignore_regions`.
+        max_pixels: larger images are labelled as if they had been reduced to so many pixels, and
+            their masks and label maps are resized to the original size; 0: none are.
+        resizes_images: whether the generator brings images to a size of its own, so that they are
+            not reduced.
     """
 
     network: torch.nn.Module
     gives_label_maps: bool = False
     cams: CAMFolder | None = None
     ignore_threshold: float = 0.0
+    max_pixels: int = 0
+    resizes_images: bool = False
 
     def optimize(self) -> None:
         """Make the network faster, once it has its weights; see
@@ -51,7 +59,8 @@ class LabelGenerator(torch.nn.Module, ABC):
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """Label each image; see the class."""
         outputs = []
-        for x in batched_inputs:
+        for original in batched_inputs:
+            x = original if self.resizes_images else reduce_input(original, self.max_pixels)
             output = self.label(x)
             if self.ignore_threshold > 0:
                 evidence = self.evidence(x, output)
@@ -59,6 +68,8 @@ class LabelGenerator(torch.nn.Module, ABC):
                     output["ignore_regions"] = ignore_regions(
                         *evidence, output["instances"], self.ignore_threshold
                     )
+            if x is not original:
+                output = to_full_size(output, x["full_size"])
             outputs.append(output)
         return outputs
 
@@ -103,4 +114,5 @@ def build_label_generator(cfg: CfgNode) -> LabelGenerator:
             "inherit from that class"
         )
     generator.ignore_threshold = cfg.PSEUDO_LABELS.IGNORE_THRESHOLD
+    generator.max_pixels = cfg.INPUT.IMAGE_LEVEL.MAX_PIXELS_TEST
     return generator.to(torch.device(cfg.MODEL.DEVICE)).eval()

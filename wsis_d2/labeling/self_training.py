@@ -89,6 +89,8 @@ class SelfTraining(LabelGenerator):
         old_labels: the pseudo labels that the model was trained on, or None.
     """
 
+    resizes_images = True
+
     @configurable
     def __init__(
         self,

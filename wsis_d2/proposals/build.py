@@ -50,12 +50,19 @@ class ProposalSource:
     def get(self, dataset_dict: Mapping[str, Any]) -> MaskProposals:
         """The proposals of a dict with `file_name`, `image_id`, `height` and `width`.
 
+        Where the image was reduced, the dict has its `full_size` (height, width) too, which is that
+        of the files.
+
         Raises:
             UserError: there are no proposals for the image, or they cannot be read.
         """
         size = (int(dataset_dict["height"]), int(dataset_dict["width"]))
-        proposals = self.reader.read(dataset_dict["file_name"], dataset_dict["image_id"], size)
-        return proposals.filter(*self._limits)
+        file_size = dataset_dict.get("full_size", size)
+        if isinstance(self.reader, BuiltinProposals):  # made at a size of its own
+            file_size = size
+        file_name, image_id = dataset_dict["file_name"], dataset_dict["image_id"]
+        proposals = self.reader.read(file_name, image_id, file_size)
+        return proposals.filter(*self._limits).resize(size)
 
     def prepare(
         self, dataset_dicts: Sequence[Mapping[str, Any]], num_workers: int | None = None

@@ -399,8 +399,10 @@ def enlarged(proposals: MaskProposals, size: tuple[int, int]) -> MaskProposals:
     """Proposals of the working image on the image's own (height, width), outlines interpolated."""
     if proposals.size == size:
         return proposals
-    masks = [
-        cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
-        for mask in proposals.decode()
-    ]
-    return MaskProposals([encode_mask(mask) for mask in masks], proposals.objectness, size)
+
+    # One at a time: at the size of a large photo, hundreds of masks are gigabytes.
+    def enlarge(mask: np.ndarray) -> np.ndarray:
+        return cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+
+    masks = [encode_mask(enlarge(mask)) for mask in proposals.decode()]
+    return MaskProposals(masks, proposals.objectness, size)

@@ -10,6 +10,7 @@ from .masks import (
     mask_box,
     mask_iou,
     mask_nms,
+    resize_masks,
     to_rle,
 )
 from .proposals import MaskProposals
@@ -25,5 +26,6 @@ __all__ = [
     "mask_box",
     "mask_iou",
     "mask_nms",
+    "resize_masks",
     "to_rle",
 ]

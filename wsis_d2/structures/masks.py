@@ -156,6 +156,14 @@ def decode_masks(rles: Sequence[RLE], size: tuple[int, int]) -> np.ndarray:
     return mask_utils.decode(list(rles)).transpose(2, 0, 1).astype(bool)
 
 
+def resize_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Masks or label maps (..., h, w) on another (height, width), by nearest neighbour."""
+    rows, columns = (
+        np.arange(new) * old // new for new, old in zip(size, masks.shape[-2:], strict=True)
+    )
+    return masks[..., rows, :][..., columns]
+
+
 def mask_area(rle: RLE) -> int:
     """In pixels."""
     return int(mask_utils.area(rle))

@@ -17,6 +17,7 @@ from .masks import (
     encode_mask,
     encode_masks,
     mask_areas,
+    resize_masks,
     to_rle,
     with_text_counts,
 )
@@ -120,9 +121,7 @@ class MaskProposals:
         """The proposals on an image of another (height, width), by nearest neighbour."""
         if tuple(size) == self.size:
             return self
-        rows = (np.arange(size[0]) * self.size[0]) // size[0]
-        columns = (np.arange(size[1]) * self.size[1]) // size[1]
-        masks = [encode_mask(decode_mask(mask)[rows][:, columns]) for mask in self.masks]
+        masks = [encode_mask(resize_masks(decode_mask(mask), size)) for mask in self.masks]
         return MaskProposals(masks, self.objectness, size)
 
     def to_json(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .cams import load_multi_scale_cam, make_cams
 from .proposals import make_proposals
-from .pseudo_labels import load_label_generator, make_pseudo_labels
+from .pseudo_labels import load_label_generator, make_pseudo_labels, merge_pseudo_labels
 from .report import RECIPE_FILE, make_recipe_report, make_report
 from .seeds import make_seeds
 from .train import evaluate, train
@@ -25,6 +25,7 @@ __all__ = [
     "make_recipe_report",
     "make_report",
     "make_seeds",
+    "merge_pseudo_labels",
     "train",
 ]
 

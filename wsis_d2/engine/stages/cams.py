@@ -167,6 +167,7 @@ def _settings(cfg: CfgNode, dataset_name: str, dataset: Sequence[dict]) -> dict:
         "meta_architecture": model.META_ARCHITECTURE,
         "backbone": {**model.BACKBONE, **model.RESNETS, **model.TIMM, **model.CLASSIFIER},
         "pixels": [cfg.INPUT.FORMAT, model.PIXEL_MEAN, model.PIXEL_STD],
+        "max_pixels": cfg.INPUT.IMAGE_LEVEL.MAX_PIXELS_TEST,
         "scales": cfg.CAM.SCALES,
         "flip": cfg.CAM.FLIP,
         "stride": cfg.CAM.STRIDE,

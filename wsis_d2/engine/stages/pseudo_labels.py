@@ -5,12 +5,14 @@ On one process or many, with the same result.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
@@ -28,15 +30,21 @@ from ...data import (
 from ...data.image_folder import ImageFolder
 from ...errors import UserError
 from ...evaluation import (
+    LabelShards,
     PatientEvaluators,
+    PseudoLabelFile,
     PseudoLabelWriter,
     SemSegLabelWriter,
+    ShardLabelWriter,
     evaluate_mask_files,
     flatten_instance_metrics,
+    read_shard_header,
+    shard_file,
+    shard_header,
 )
-from ...files import file_sha256
+from ...files import check_writable, file_sha256, to_json
 from ...labeling import LabelGenerator, build_label_generator
-from ...parallel import one_thread_on_cpu
+from ...parallel import Shard, deal_images, one_thread_on_cpu
 from ...weights.checkpoint import load_trained
 from ..cli import one_sentence
 from ..supervision import build_supervision
@@ -56,51 +64,48 @@ def sem_seg_folder(output_file: str) -> str:
     return os.path.splitext(output_file)[0] + "_sem_seg"
 
 
-def make_pseudo_labels(cfg: CfgNode, output_file: str = "", resume: bool = False) -> dict:
+def make_pseudo_labels(
+    cfg: CfgNode, output_file: str = "", resume: bool = False, shard: Shard | None = None
+) -> dict:
     """Label the images of one dataset and write ``output_file``.
 
     A generator that gives semantic labels too has their maps (PNG) in :func:`sem_seg_folder`.
 
     Every process of the job calls this; the main one writes. Finished images are kept beside the
-    output until it is complete, so that a killed run goes on with ``resume``.
+    output until it is complete, so that a killed run goes on with ``resume``, in any number of
+    processes. They share the images as :func:`wsis_d2.parallel.deal_images` says.
 
     Args:
         cfg: ``MODEL.WEIGHTS`` is the trained classifier.
         output_file: COCO-format JSON to write; empty: ``OUTPUT_DIR/pseudo_labels.json``.
         resume: go on after a kill, where weights, config and dataset are still the same.
+        shard: label these images alone, in a job of their own, for
+            :func:`merge_pseudo_labels`; one that is complete is left as it is with ``resume``.
 
     Returns:
         ``{"pseudo_labels": {"AP25": ..., "ABO": ..., ...}}`` in percent, and where there are
         semantic labels ``{"pseudo_sem_seg": {"mIoU": ..., ...}}``; {} where the dataset has no
-        ground truth; on the main process.
+        ground truth, and of a shard; on the main process.
 
     Raises:
         UserError: see :mod:`wsis_d2.weights.checkpoint` and :mod:`wsis_d2.data`.
     """
     output_file = output_file or os.path.join(cfg.OUTPUT_DIR, PSEUDO_LABEL_FILE)
-    name = label_dataset_name(cfg)
-    dataset = dataset_dicts(name)
-    classes = list(MetadataCatalog.get(name).thing_classes)
-    check_image_level_dataset(dataset, classes)
-    generator = load_label_generator(cfg, classes)
-    info = label_info(cfg, name, generator)
-    settings = [info, _relative_to_root(dataset, name)]
-    partial_dir = output_file + ".partial"
-    replaced = _images_newer_than(partial_dir, dataset)
+    labels = _Labels(cfg)
+    dataset = labels.dataset if shard is None else shard.select(labels.dataset)
+    path = output_file if shard is None else shard_file(output_file, shard)
+    replaced = _images_newer_than(f"{path}.partial", dataset)
+    complete = (
+        shard is not None
+        and resume
+        and read_shard_header(path) == labels.shard_header(shard)
+        and not _images_newer_than(path, dataset)
+    )
     comm.synchronize()  # all have looked before anyone writes
-    writers = [
-        PseudoLabelWriter(
-            name,
-            output_file,
-            info,
-            partial_dir=partial_dir,
-            fingerprint=json.dumps(settings, sort_keys=True),
-            resume=resume,
-        )
-    ]
-    if generator.gives_label_maps:
-        folder = sem_seg_folder(output_file)
-        writers.append(SemSegLabelWriter(name, folder, info, resume=resume))
+    if complete:
+        logger.info(f"'{path}' is complete already")
+        return {}
+    writers = labels.writers(output_file, dataset, shard, resume=resume, stale=replaced)
     finished = set.intersection(*[writer.finished_image_ids() for writer in writers]) - replaced
     todo = [d for d in dataset if d["image_id"] not in finished]
     if finished:
@@ -108,14 +113,16 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str = "", resume: bool = False
     evaluator = PatientEvaluators(writers)
     start = time.perf_counter()
     if todo:
+        share = deal_images(todo, comm.get_world_size())[comm.get_rank()]
         loader = build_detection_test_loader(
-            dataset=todo,
+            dataset=share,
             mapper=build_supervision(cfg).label_mapper(is_train=False),
+            sampler=range(len(share)),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
         try:
             with one_thread_on_cpu():
-                results = inference_on_dataset(generator, loader, evaluator)
+                results = inference_on_dataset(labels.generator, loader, evaluator)
         except UserError as error:
             raise UserError(
                 f"{one_sentence(error)}; then run again with --resume: finished images are kept"
@@ -126,8 +133,97 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str = "", resume: bool = False
     if not comm.is_main_process():
         return {}
     seconds = time.perf_counter() - start
-    logger.info(f"Labelled {len(todo)} images in {seconds:.0f} s: {output_file}")
+    logger.info(f"Labelled {len(todo)} images in {seconds:.0f} s: {path}")
+    return {} if shard else _metrics(cfg, output_file, results)
+
+
+def merge_pseudo_labels(cfg: CfgNode, output_file: str, num_shards: int) -> dict:
+    """Make one file of the labels of all shards: the one that a run without shards would write.
+
+    The shards' files stay. One process calls this.
+
+    Args:
+        cfg: the config that the shards were made with.
+        output_file: COCO-format JSON to write; the shards lie beside it.
+        num_shards: their number.
+
+    Returns:
+        See :func:`make_pseudo_labels`.
+
+    Raises:
+        UserError: shards are missing, damaged, or of other settings, weights or images.
+    """
+    labels = _Labels(cfg)
+    info, fingerprint, dataset = labels.info, labels.fingerprint, labels.dataset
+    check_writable(output_file)
+    with LabelShards(output_file, num_shards, info, fingerprint, dataset) as shards:
+        maps = labels.map_writers(output_file, dataset, resume=True, replace=False)
+        for writer in maps:
+            unfinished = len(dataset) - len(writer.finished_image_ids())
+            if unfinished:
+                raise UserError(
+                    f"{unfinished} label maps are missing in '{sem_seg_folder(output_file)}': "
+                    "delete the files of the shards and make them again"
+                )
+        PseudoLabelFile(labels.name, output_file, info, dataset).write(shards.annotations)
+    return _metrics(cfg, output_file, PatientEvaluators(maps).evaluate())
+
+
+class _Labels:
+    """What labels are made of: images, generator and settings.
+
+    Args:
+        cfg: see :func:`make_pseudo_labels`.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        self.name = label_dataset_name(cfg)
+        self.dataset = dataset_dicts(self.name)
+        classes = list(MetadataCatalog.get(self.name).thing_classes)
+        check_image_level_dataset(self.dataset, classes)
+        self.generator = load_label_generator(cfg, classes)
+        self.info = label_info(cfg, self.name, self.generator)
+        settings = [self.info, _relative_to_root(self.dataset, self.name)]
+        text = json.dumps(settings, sort_keys=True)
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
+
+    def shard_header(self, shard: Shard) -> dict:
+        header = shard_header(shard, self.info, self.fingerprint)
+        return json.loads(to_json(header))
+
+    def writers(
+        self, output_file: str, dataset: list[dict], shard: Shard | None, **options
+    ) -> list[PseudoLabelWriter | SemSegLabelWriter]:
+        """What writes the labels of ``dataset``, all images or those of the shard."""
+        common = (self.name, output_file, self.info)
+        options = {**options, "dataset_dicts": dataset, "fingerprint": self.fingerprint}
+        writer = (
+            PseudoLabelWriter(*common, **options)
+            if shard is None
+            else ShardLabelWriter(*common, shard, **options)
+        )
+        # Shards do not remove what others may be writing.
+        return [
+            writer,
+            *self.map_writers(
+                output_file, dataset, resume=options["resume"], replace=shard is None
+            ),
+        ]
+
+    def map_writers(
+        self, output_file: str, dataset: list[dict], **options
+    ) -> list[SemSegLabelWriter]:
+        """What writes label maps, if the generator gives any."""
+        if not self.generator.gives_label_maps:
+            return []
+        folder = sem_seg_folder(output_file)
+        return [SemSegLabelWriter(self.name, folder, self.info, dataset, **options)]
+
+
+def _metrics(cfg: CfgNode, output_file: str, results: Mapping[str, dict]) -> dict:
+    """The metrics of labels that are complete; ``results`` are those of their writers."""
     metrics = {key: value for key, value in results.items() if key == "pseudo_sem_seg"}
+    name = label_dataset_name(cfg)
     gt_json = ground_truth_json(name)
     if not gt_json:
         return metrics
@@ -140,8 +236,9 @@ def make_pseudo_labels(cfg: CfgNode, output_file: str = "", resume: bool = False
     )
     truth = evaluation_dataset(name)
     logger.info(f"Pseudo labels of '{name}' against the true masks of '{truth}' (%):\n{table}")
-    ids = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
-    names = {dataset_id: classes[i] for dataset_id, i in ids.items()}
+    metadata = MetadataCatalog.get(name)
+    ids = metadata.thing_dataset_id_to_contiguous_id
+    names = {dataset_id: metadata.thing_classes[i] for dataset_id, i in ids.items()}
     return {"pseudo_labels": flatten_instance_metrics(instance_metrics, names), **metrics}
 
 
@@ -151,11 +248,12 @@ def _relative_to_root(dataset: list[dict], name: str) -> list[dict]:
     return [{**d, "file_name": os.path.relpath(d["file_name"], root)} for d in dataset]
 
 
-def _images_newer_than(folder: str, dataset: list[dict]) -> set:
-    """Ids of the images that were written after everything in a folder: what was labelled before a
-    kill is not taken up for an image that was replaced since."""
+def _images_newer_than(path: str, dataset: list[dict]) -> set:
+    """Ids of the images that were written after a file, or after everything in a folder: what was
+    labelled before a kill is not taken up for an image that was replaced since."""
     with suppress(OSError):
-        newest = max((f.stat().st_mtime_ns for f in os.scandir(folder)), default=0)
+        entries = os.scandir(path) if os.path.isdir(path) else [Path(path)]
+        newest = max((entry.stat().st_mtime_ns for entry in entries), default=0)
         return {
             d["image_id"]
             for d in dataset

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
@@ -24,8 +25,9 @@ from ...data.image_folder import ImageFolder, image_list_digest
 from ...errors import UserError
 from ...evaluation import confusion_matrix, seed_metrics
 from ...images import read_image
-from ...labeling import build_seed_function, full_size_cam, read_cam
+from ...labeling import build_seed_function, full_size_cam, read_cam, reduce_image, reduced_cam
 from ...parallel import available_cpus, for_each_image
+from ...structures import resize_masks
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def make_seeds(cfg: CfgNode, resume: bool = False) -> dict:
     check_image_level_dataset(dataset, MetadataCatalog.get(name).thing_classes)
     cams = ImageFolder(cfg.CAM.PATH, ".npz", name, "CAM.PATH")
     folder = ImageFolder(cfg.SEEDS.PATH, ".png", name, "SEEDS.PATH")
-    make = build_seed_function(cfg)
+    make, max_pixels = build_seed_function(cfg), cfg.INPUT.IMAGE_LEVEL.MAX_PIXELS_TEST
     folder.open(
         {
             "version": f"wsis_d2 {__version__}",
@@ -63,6 +65,7 @@ def make_seeds(cfg: CfgNode, resume: bool = False) -> dict:
             "cams": cams.fingerprint(),
             "method": cfg.SEEDS.METHOD,
             "settings": str(make.keywords),
+            "max_pixels": max_pixels,
         },
         {folder.path(d): [d["file_name"], cams.path(d)] for d in dataset},
         replace=not resume,
@@ -71,7 +74,7 @@ def make_seeds(cfg: CfgNode, resume: bool = False) -> dict:
     if len(todo) < len(dataset):
         logger.info(f"{len(dataset) - len(todo)} of {len(dataset)} images have their seeds already")
     tasks = [(d["file_name"], cams.path(d), folder.path(d)) for d in todo]
-    work = partial(_make_one, make, cfg.CAM.STRIDE)
+    work = partial(_make_one, make, cfg.CAM.STRIDE, max_pixels)
     for_each_image(work, tasks, "seeds", cfg.SEEDS.NUM_WORKERS or available_cpus())
     return evaluate_seeds(cfg)
 
@@ -96,14 +99,19 @@ def evaluate_seeds(cfg: CfgNode) -> dict:
     return {"seeds": metrics}
 
 
-def _make_one(make: Callable, stride: int, task: tuple[str, str, str]) -> str:
+def _make_one(make: Callable, stride: int, max_pixels: int, task: tuple[str, str, str]) -> str:
     """Make the seeds of one image; returns what the user must know, "" where all went well."""
     image_file, cam_file, seed_file = task
     try:
         image = read_image(image_file)
+        size = image.shape[:2]
+        image = reduce_image(torch.from_numpy(image).permute(2, 0, 1), max_pixels)
+        image = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         cam, class_ids = read_cam(cam_file)
+        cam = reduced_cam(cam, size, image.shape[:2], stride)
         cam = full_size_cam(cam, image.shape[:2], stride)
-        write_label_map(seed_file, make(image, cam.numpy(), class_ids.numpy()))
+        seeds = make(image, cam.numpy(), class_ids.numpy())
+        write_label_map(seed_file, resize_masks(seeds, size))
     except UserError as error:
         return str(error)
     except ValueError as error:

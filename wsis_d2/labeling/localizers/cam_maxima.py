@@ -78,22 +78,29 @@ class CAMMaxima(Localizer):
         class_response_maps[labels] = cam
         maxima = [cam_maxima(c, self.min_distance, self.relative_threshold) for c in cam]
         points = torch.cat([points for points, _ in maxima])
-        shares = torch.cat([shares for _, shares in maxima])
+        numbers = torch.cat([torch.arange(len(points)) for points, _ in maxima]).to(points.device)
         class_ids = torch.cat([c.expand(len(p)) for c, (p, _) in zip(labels, maxima)])
         responses = class_response_maps[class_ids, points[:, 0], points[:, 1]]
         order = torch.sort(responses, descending=True, stable=True).indices[: self.max_peaks]
+        class_ids, numbers = class_ids[order], numbers[order]
+        # Of a noisy map there are thousands: only those that count get a map of their own.
+        response_maps = cam.new_empty(len(order), *size)
+        for label, one_cam, (_, basins) in zip(labels, cam, maxima):
+            response_maps[class_ids == label] = basin_shares(
+                one_cam, basins, numbers[class_ids == label]
+            )
         return LocationCues(
-            class_ids=class_ids[order],
+            class_ids=class_ids,
             responses=responses[order],
-            class_scores=responses[order] * probabilities[class_ids[order]],
+            class_scores=responses[order] * probabilities[class_ids],
             points=points[order],
-            response_maps=shares[order],
+            response_maps=response_maps,
             class_response_maps=class_response_maps,
         )
 
 
 def cam_maxima(cam: Tensor, min_distance: int, relative_threshold: float) -> tuple[Tensor, Tensor]:
-    """Local maxima of a map and the share of each.
+    """Local maxima of a map and the basin of each.
 
     The watershed of the map from its maxima gives each pixel to the maximum that it climbs to.
 
@@ -103,8 +110,8 @@ def cam_maxima(cam: Tensor, min_distance: int, relative_threshold: float) -> tup
         relative_threshold: least value of a maximum as a fraction of the greatest.
 
     Returns:
-        (P, 2) int64, (y, x) of the maxima; (P, H, W) float, the map inside the basin of each,
-        normalised to sum 1. On the device of the map.
+        (P, 2) int64, (y, x) of the maxima; (H, W) int, the index of the maximum in whose basin a
+        pixel lies. On the device of the map.
     """
     values = cam.cpu().numpy().astype(np.float64)
     points = peak_local_max(
@@ -114,6 +121,16 @@ def cam_maxima(cam: Tensor, min_distance: int, relative_threshold: float) -> tup
     points = points[values[tuple(points.T)] > 0]
     markers = np.zeros(values.shape, dtype=np.int32)
     markers[tuple(points.T)] = np.arange(1, len(points) + 1)
-    basins = watershed(-values, markers) == np.arange(1, len(points) + 1)[:, None, None]
-    shares = torch.from_numpy(basins).to(cam.device) * cam
-    return torch.from_numpy(points).to(cam.device), shares / shares.sum((1, 2), keepdim=True)
+    basins = torch.from_numpy(watershed(-values, markers) - 1)
+    return torch.from_numpy(points).to(cam.device), basins.to(cam.device)
+
+
+def basin_shares(cam: Tensor, basins: Tensor, index: Tensor) -> Tensor:
+    """(P, H, W) float, a map inside the basins of these maxima, each normalised to sum 1.
+
+    Args:
+        cam, basins: see :func:`cam_maxima`.
+        index: (P,) int64, maxima.
+    """
+    shares = (basins == index[:, None, None]) * cam
+    return shares / shares.sum((1, 2), keepdim=True)
