@@ -3,9 +3,10 @@
 import os
 
 import pytest
+import torch
 
 from wsis_d2.errors import UserError
-from wsis_d2.parallel import available_cpus, for_each_image
+from wsis_d2.parallel import available_cpus, for_each_image, one_thread_on_cpu
 
 
 def _write_name(task) -> str:
@@ -42,3 +43,15 @@ def test_many_failures_are_cut_after_ten():
 
 def test_there_is_a_cpu():
     assert 1 <= available_cpus() <= os.cpu_count()
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 1), ("cuda", 2), ("cuda:1", 2)])
+def test_only_work_on_the_cpu_is_held_to_one_thread(device, expected):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with one_thread_on_cpu(device):
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
