@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,42 @@ def json_values(*keys: str) -> st.SearchStrategy:
 def _one_thread():
     # Two cores and many small tensors: more threads only fight.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    """The device of tests/gpu: "cuda", or what $WSIS_D2_TEST_DEVICE says ("cpu" to try them)."""
+    name = os.environ.get("WSIS_D2_TEST_DEVICE", "cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    return name
+
+
+@pytest.fixture
+def full_precision():
+    """Products of float32 on a GPU are not rounded to TF32."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    allowed = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = False
+    yield
+    for backend, flag in zip(backends, allowed):
+        backend.allow_tf32 = flag
+
+
+@pytest.fixture
+def torchrun_alone(monkeypatch):
+    """The environment in which torchrun starts a process that is the only one."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    ranks = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+    for name, value in {**ranks, **address}.items():
+        monkeypatch.setenv(name, str(value))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

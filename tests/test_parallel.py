@@ -3,11 +3,18 @@
 import os
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wsis_d2.errors import UserError
-from wsis_d2.parallel import Shard, available_cpus, deal_images, for_each_image
+from wsis_d2.parallel import (
+    Shard,
+    available_cpus,
+    deal_images,
+    for_each_image,
+    one_thread_on_cpu,
+)
 
 
 def _write_name(task) -> str:
@@ -76,3 +83,15 @@ def test_a_shards_images_do_not_depend_on_who_asks():
 def test_what_is_no_shard_is_said(text):
     with pytest.raises(UserError, match=r"give I/N with I from 0 to N - 1"):
         Shard.parse(text)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 1), ("cuda", 2), ("cuda:1", 2)])
+def test_only_work_on_the_cpu_is_held_to_one_thread(device, expected):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with one_thread_on_cpu(device):
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)

@@ -7,6 +7,7 @@ from detectron2.engine import default_argument_parser
 from wsis_d2.engine import (
     evaluate_lazy,
     launch_from_args,
+    lazy_device,
     load_lazy_config,
     run_tool,
     setup_lazy,
@@ -25,7 +26,7 @@ def run(args) -> None:
 
 
 def main(args) -> None:
-    launch_from_args(run, args)
+    launch_from_args(run, args, lazy_device)
 
 
 if __name__ == "__main__":

@@ -61,11 +61,18 @@ def synchronize_patiently() -> None:
 
 
 @contextmanager
-def one_thread_on_cpu() -> Iterator[None]:
+def one_thread_on_cpu(device: str = "cpu") -> Iterator[None]:
     """Sums over threads depend on their number, and with them the last digits of the scores.
 
     One thread per process, and as many processes as you like, give the same bytes.
+
+    Args:
+        device: what the network computes on. With a GPU nothing changes: its sums have an order of
+            their own, and what is left to the CPU takes as many threads as the process has.
     """
+    if torch.device(device).type == "cuda":
+        yield
+        return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -12,7 +12,13 @@ import torch.distributed as dist
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
-from wsis_d2.engine.launch import launch, launch_from_args, run_in_fresh_process
+from wsis_d2.engine import lazy_device
+from wsis_d2.engine.launch import (
+    _warn_of_missing_gpus,
+    launch,
+    launch_from_args,
+    run_in_fresh_process,
+)
 from wsis_d2.errors import UserError
 from wsis_d2.evaluation import PatientEvaluators
 
@@ -183,3 +189,54 @@ def test_a_second_job_on_a_machine_finds_a_port(monkeypatch, options, expected):
     monkeypatch.setattr(module, "launch", lambda *_, dist_url, **__: asked.append(dist_url))
     launch_from_args(None, default_argument_parser().parse_args(["--num-gpus", "2", *options]))
     assert asked == [expected]
+
+
+def test_processes_that_compute_on_the_cpu_talk_by_gloo_although_there_are_gpus(
+    monkeypatch, torchrun_alone
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    backends = []
+    launch(lambda: backends.append(dist.get_backend()), 1, device="cpu")
+    assert backends == ["gloo"]
+    assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_only_jobs_on_gpus_need_as_many_as_processes(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    started = []
+    module = sys.modules[launch.__module__]
+    monkeypatch.setattr(module, "_start_processes", lambda *args: started.append(args[1]))
+    if device == "cpu":
+        launch(_write_pid, 2, device=device)
+        assert started == [2]
+    else:
+        with pytest.raises(UserError, match="--num-gpus is 2, but this machine has 1 GPU"):
+            launch(_write_pid, 2, device=device)
+
+
+def test_a_job_without_gpus_says_so_once_and_how_many_processes_it_has(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    module = sys.modules[launch.__module__]
+    monkeypatch.setattr(module, "_start_processes", lambda *_: None)
+    _warn_of_missing_gpus.cache_clear()
+    launch(_write_pid, 8, device="cpu")  # as asked for
+    assert not caplog.records
+    for _ in range(2):
+        launch(_write_pid, 8)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "8 processes compute on this machine's CPU" in record.getMessage()
+
+
+@pytest.mark.parametrize(("options", "expected"), [([], "cuda"), (["MODEL.DEVICE", "cpu"], "cpu")])
+def test_the_device_is_that_of_the_config(monkeypatch, options, expected):
+    devices = []
+    module = sys.modules[launch_from_args.__module__]
+    monkeypatch.setattr(module, "launch", lambda *_, device, **__: devices.append(device))
+    launch_from_args(None, default_argument_parser().parse_args(["--num-gpus", "2", *options]))
+    overrides = [f"train.device={value}" for value in options[1:]]
+    arguments = ["--num-gpus", "2", "train.max_iter=3", *overrides]
+    launch_from_args(None, default_argument_parser().parse_args(arguments), lazy_device)
+    assert devices == [expected, expected]

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import yaml
 
+from wsis_d2.engine import pipeline
 from wsis_d2.engine.pipeline import load_recipe, stage_config
 from wsis_d2.errors import UserError
 
@@ -49,6 +50,27 @@ def test_options_of_the_recipe_and_of_the_command_line(recipe):
 def test_options_with_mistakes(recipe, options, message):
     with pytest.raises(UserError, match=message):
         stage_config(recipe, recipe.stages[0], "/out", options)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "of_all"),
+    [
+        ([], ["cuda", "cuda"], "cuda"),
+        (["second:MODEL.DEVICE", "cpu"], ["cuda", "cpu"], "cuda"),
+        (["MODEL.DEVICE", "cpu"], ["cpu", "cpu"], "cpu"),
+    ],
+)
+def test_processes_are_started_for_the_device_of_their_stage(
+    monkeypatch, recipe, options, expected, of_all
+):
+    devices = []
+    monkeypatch.setattr(pipeline, "launch", lambda *_, device, **__: devices.append(device))
+    for stage in recipe.stages:
+        args = (recipe, stage, "/out", options, False, "fingerprint")
+        pipeline._run_in_new_processes((2, 1, 0, None), stage, args)
+    assert devices == expected
+    # torchrun's processes run all of them.
+    assert pipeline._group_device(recipe, "/out", options) == of_all
 
 
 @pytest.mark.parametrize(

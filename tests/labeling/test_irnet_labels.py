@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from dispatched_calls import DispatchedCalls
 
 from wsis_d2.labeling import instances_from_relations, irnet_walk
 from wsis_d2.labeling.irnet import (
@@ -94,6 +95,41 @@ def test_semantic_labels_are_those_of_a_walk_of_whole_classes():
     assert labels.dtype == torch.uint8
     assert (labels == expected).float().mean() > 0.999
     assert len(labels.unique()) > 1
+
+
+def parts_by_one_hot(cam, class_ids, clusters):
+    """Every class in every cluster, then those with any evidence."""
+    one_hot = F.one_hot(clusters).movedim(-1, 0).to(cam.dtype)
+    parts = (cam[:, None] * one_hot).flatten(0, 1)
+    present = parts.flatten(1).amax(1) > 0
+    return parts[present], class_ids.repeat_interleave(one_hot.shape[0])[present]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.6, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_instance_cams_are_those_of_all_pairs_with_evidence(share, dtype):
+    torch.manual_seed(0)
+    cam = torch.rand(4, 21, 18, dtype=dtype) * (torch.rand(4, 21, 18) < share)
+    cam[2] = 0  # a class without evidence anywhere
+    ids = torch.tensor([7, 0, 3, 1])
+    cues = walk_instance_cams(cam, ids, None, torch.randn(2, 21, 18) * 3)
+    expected, expected_ids = parts_by_one_hot(cam, ids, cues.clusters)
+    assert cues.clusters.max() > 10
+    assert cues.instance_cams.dtype == dtype
+    assert torch.equal(cues.instance_cams, expected)
+    assert torch.equal(cues.instance_class_ids, expected_ids)
+
+
+def test_clusters_of_noise_take_no_memory_where_there_is_no_evidence():
+    torch.manual_seed(0)
+    cam = torch.zeros(20, 48, 48)
+    cam[3, 20:23, 20:23] = torch.rand(3, 3)
+    with DispatchedCalls() as calls:
+        cues = walk_instance_cams(cam, torch.arange(20), None, torch.randn(2, 48, 48) * 3)
+    assert cues.clusters.max() > 50
+    assert 0 < len(cues.instance_cams) <= 9
+    # As much as the CAMs, and the double precision that the paths are followed in.
+    assert calls.largest_bytes <= 2 * cam.numel() * cam.element_size()
 
 
 def test_one_trapped_pixel_sets_the_scale_of_the_image_but_not_of_the_instances():

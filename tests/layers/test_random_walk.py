@@ -1,6 +1,7 @@
 """Random walks against powers of the dense transition matrix in float64."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -143,6 +144,24 @@ def test_lists_are_walked_like_single_maps():
     for x, affinity, result in zip(xs, affinities, results):
         torch.testing.assert_close(result, random_walk(x, affinity, beta=4, num_steps=50))
     assert random_walk([], []) == []
+
+
+def test_many_maps_walk_in_groups(monkeypatch):
+    x, affinity = problem(num_maps=37)
+    x, affinity = x.float(), affinity.to(torch.float32)
+    expected = random_walk(x, affinity)
+    # The package's function hides the module of its name.
+    module = sys.modules[random_walk.__module__]
+    monkeypatch.setattr(module, "_CELLS_AT_ONCE", 1)
+    packed = []
+    monkeypatch.setattr(
+        SparseStencil,
+        "pack",
+        lambda self, x, pack=SparseStencil.pack: packed.append(len(x)) or pack(self, x),
+    )
+    assert torch.equal(random_walk(x, affinity), expected)
+    assert packed == [16, 16, 5]
+    assert random_walk(x[:0], affinity).shape == (0, 9, 11)
 
 
 def test_maps_of_different_sizes_walk_on_one_tall_map():

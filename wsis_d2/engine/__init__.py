@@ -6,7 +6,7 @@ from ..weights.published import convert_checkpoint
 from .cli import run_tool
 from .hooks import MeanDisplacement
 from .launch import launch, launch_from_args, run_in_fresh_process
-from .lazy import evaluate_lazy, load_lazy_config, setup_lazy, train_lazy
+from .lazy import evaluate_lazy, lazy_device, load_lazy_config, setup_lazy, train_lazy
 from .pipeline import load_recipe, run_recipe
 from .setup import load_config, setup
 from .solver import build_lr_scheduler, build_optimizer, get_optimizer_params, one_cycle
@@ -38,6 +38,7 @@ __all__ = [
     "get_optimizer_params",
     "launch",
     "launch_from_args",
+    "lazy_device",
     "load_config",
     "load_label_generator",
     "load_lazy_config",

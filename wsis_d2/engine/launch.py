@@ -7,7 +7,9 @@ signature of both.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -22,6 +24,9 @@ from detectron2.utils import comm
 from ..errors import UserError
 from ..parallel import create_patient_group, forget_patient_group, synchronize_patiently
 from .cli import one_sentence
+from .setup import configured_device
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
 
@@ -34,34 +39,38 @@ def launch(
     dist_url: str | None = None,
     args: tuple = (),
     timeout: timedelta = DEFAULT_TIMEOUT,
+    device: str = "cuda",
 ) -> None:
     """Run ``main_func(*args)`` in ``num_gpus_per_machine`` processes on each machine.
 
     Args:
         main_func: a function that can be pickled (defined at the top of a module).
-        num_gpus_per_machine: GPUs, or gloo processes where there is no CUDA device.
+        num_gpus_per_machine: GPUs, or gloo processes where ``device`` is another one or there is no
+            CUDA device, which is said in a warning.
         num_machines: machines in the job; each of them must call this function.
         machine_rank: the rank of this machine.
         dist_url: ``tcp://host:port`` of rank 0, or "auto" for a free local port.
         args: arguments of ``main_func``.
         timeout: how long a collective operation waits for the other processes;
             :func:`wsis_d2.parallel.synchronize_patiently`, and with it the end, does not give up.
+        device: what the processes compute on, as ``torch.device`` takes it.
 
-    Under ``torchrun`` (which has started the processes already) the other arguments are ignored and
-    ``main_func`` runs in this process.
+    Under ``torchrun`` (which has started the processes already) the numbers and the address are
+    ignored and ``main_func`` runs in this process.
 
     Raises:
         UserError: what a worker raised, or a request for more GPUs than the machine has.
     """
     if dist.is_torchelastic_launched():
-        _init_torchrun(timeout)
+        _init_torchrun(device, timeout)
         _run_and_leave(main_func, args)
         return
     world_size = num_machines * num_gpus_per_machine
     if world_size <= 1:
         main_func(*args)
         return
-    if torch.cuda.is_available() and num_gpus_per_machine > torch.cuda.device_count():
+    on_gpus = _on_gpus(device, num_gpus_per_machine)
+    if on_gpus and num_gpus_per_machine > torch.cuda.device_count():
         raise UserError(
             f"--num-gpus is {num_gpus_per_machine}, but this machine has "
             f"{torch.cuda.device_count()} GPU(s): ask for no more than that"
@@ -73,14 +82,23 @@ def launch(
             )
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     worker_args = (main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args)
-    _start_processes(_distributed_worker, num_gpus_per_machine, (*worker_args, timeout))
+    _start_processes(_distributed_worker, num_gpus_per_machine, (*worker_args, timeout, on_gpus))
 
 
-def launch_from_args(main_func: Callable, args: argparse.Namespace) -> None:
+def launch_from_args(
+    main_func: Callable,
+    args: argparse.Namespace,
+    device_of: Callable[[str, list[str]], str] = configured_device,
+) -> None:
     """Run ``main_func(args)`` as the arguments of Detectron2's parser ask for.
 
     Detectron2's default for ``--dist-url`` is one port per user, so a second job on the machine
     would find it taken: a job of one machine has a free port instead.
+
+    Args:
+        main_func: see :func:`launch`.
+        args: of Detectron2's parser.
+        device_of: the device of a config file and its options.
     """
     dist_url = args.dist_url
     if args.num_machines == 1 and dist_url == default_argument_parser().get_default("dist_url"):
@@ -92,6 +110,7 @@ def launch_from_args(main_func: Callable, args: argparse.Namespace) -> None:
         args.machine_rank,
         dist_url=dist_url,
         args=(args,),
+        device=device_of(args.config_file, args.opts),
     )
 
 
@@ -134,11 +153,13 @@ def _distributed_worker(
     dist_url: str,
     args: tuple,
     timeout: timedelta,
+    on_gpus: bool,
 ) -> None:
     _init_process_group(
         local_rank,
         num_processes,
         timeout,
+        on_gpus,
         init_method=dist_url,
         world_size=world_size,
         rank=machine_rank * num_processes + local_rank,
@@ -146,19 +167,39 @@ def _distributed_worker(
     _run_and_leave(main_func, args)
 
 
-def _init_torchrun(timeout: timedelta) -> None:
+def _init_torchrun(device: str, timeout: timedelta) -> None:
     local_rank, num_processes = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    _init_process_group(local_rank, num_processes, timeout, init_method="env://")
+    on_gpus = _on_gpus(device, num_processes, warn=local_rank == 0)
+    _init_process_group(local_rank, num_processes, timeout, on_gpus, init_method="env://")
 
 
-def _init_process_group(local_rank: int, num_processes: int, timeout: timedelta, **kwargs) -> None:
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
+def _on_gpus(device: str, num_processes: int, warn: bool = True) -> bool:
+    """Whether the processes of this machine have a GPU each; a warning where they only should."""
+    if torch.device(device).type != "cuda":
+        return False
+    if torch.cuda.is_available():
+        return True
+    if warn:
+        _warn_of_missing_gpus(num_processes)
+    return False
+
+
+@functools.cache  # once for all stages of a recipe
+def _warn_of_missing_gpus(num_processes: int) -> None:
+    logger.warning(
+        f"PyTorch finds no CUDA device, so {num_processes} processes compute on this machine's CPU "
+        "(gloo): mend the driver or PyTorch's build, or set MODEL.DEVICE to cpu if that is meant"
+    )
+
+
+def _init_process_group(
+    local_rank: int, num_processes: int, timeout: timedelta, on_gpus: bool, **kwargs
+) -> None:
+    if on_gpus:
         torch.cuda.set_device(local_rank)
-    else:
-        # Without this every process takes all cores and they fight for them.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_processes))
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout, **kwargs)
+    # Without this every process takes all cores and they fight for them.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_processes))
+    dist.init_process_group("nccl" if on_gpus else "gloo", timeout=timeout, **kwargs)
     _create_local_process_group(num_processes)
     create_patient_group()
     comm.synchronize()

@@ -59,6 +59,18 @@ def load_lazy_config(config_file: str, overrides: list[str] | None = None) -> Di
         ) from error
 
 
+def lazy_device(_config_file: str, overrides: list[str]) -> str:
+    """``train.device`` of the overrides, "cuda" (the default) where none of them is of it.
+
+    For :func:`wsis_d2.engine.launch_from_args`. The file is not asked: it is a program, and this
+    process may have to run it once more.
+    """
+    devices = [
+        value for key, _, value in (o.partition("=") for o in overrides) if key == "train.device"
+    ]
+    return devices[-1] if devices else "cuda"
+
+
 def _check_override(cfg: DictConfig, override: str) -> None:
     key, equals, _ = override.partition("=")
     if not equals or key.startswith("-"):

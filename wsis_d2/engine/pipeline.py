@@ -39,7 +39,7 @@ from ..parallel import synchronize_patiently
 from .first_machine import FirstMachine, signs_of_life
 from .launch import launch, run_in_fresh_process
 from .recipe_file import read_recipe_file
-from .setup import load_config, setup
+from .setup import configured_device, load_config, setup
 from .stages import RECIPE_FILE, STAGE_KINDS
 from .stages.files import outputs_exist, stage_fingerprint, write_outputs
 
@@ -118,14 +118,26 @@ def _references(stage: Stage) -> list[str]:
 
 def stage_config(recipe: Recipe, stage: Stage, output: str, opts: list[str]) -> CfgNode:
     """The stage's config: its file, the recipe's options for it, then the command line's."""
+    cfg = load_config(*_config_arguments(recipe, stage, output, opts))
+    cfg.OUTPUT_DIR = os.path.join(output, stage.name)
+    return cfg
+
+
+def stage_device(recipe: Recipe, stage: Stage, output: str, opts: list[str]) -> str:
+    """The device of the stage's config, whether or not this machine has it."""
+    return configured_device(*_config_arguments(recipe, stage, output, opts))
+
+
+def _config_arguments(
+    recipe: Recipe, stage: Stage, output: str, opts: list[str]
+) -> tuple[str, list[str]]:
+    """The stage's config file and all options for it."""
     folders = {s.name: os.path.join(output, s.name) for s in recipe.stages}
     options = []
     for key, value in stage.options.items():
         options += [key, value.format(**folders) if isinstance(value, str) else value]
     config_file = os.path.join(recipe.folder, stage.config) if stage.config else ""
-    cfg = load_config(config_file, [*options, *_options_for(recipe, stage, opts)])
-    cfg.OUTPUT_DIR = folders[stage.name]
-    return cfg
+    return config_file, [*options, *_options_for(recipe, stage, opts)]
 
 
 def _options_for(recipe: Recipe, stage: Stage, opts: list[str]) -> list[str]:
@@ -186,7 +198,12 @@ def run_recipe(
         write_json(os.path.join(output, RECIPE_FILE), {"title": recipe.title, "stages": stages})
     if dist.is_torchelastic_launched():
         # torchrun's processes stay together; those without work wait for a stage to end.
-        launch(_run_stages, num_gpus, args=(recipe, output, opts, resume, _run_in_group))
+        launch(
+            _run_stages,
+            num_gpus,
+            args=(recipe, output, opts, resume, _run_in_group),
+            device=_group_device(recipe, output, opts),
+        )
     else:
         processes = (num_gpus, num_machines, machine_rank, dist_url)
         run = functools.partial(_run_in_new_processes, processes)
@@ -194,6 +211,13 @@ def run_recipe(
         with signs:
             _run_stages(recipe, output, opts, resume, run, machine_rank == 0)
     return read_json(os.path.join(output, "metrics.json"))
+
+
+def _group_device(recipe: Recipe, output: str, opts: list[str]) -> str:
+    """The device of processes that run all stages: the CPU only if no stage wants another."""
+    shared = [stage for stage in recipe.stages if STAGE_KINDS[stage.run].on_all_gpus]
+    devices = {stage_device(recipe, stage, output, opts) for stage in shared}
+    return min(devices - {"cpu"}, default="cpu")
 
 
 def _run_stages(
@@ -238,7 +262,10 @@ def _run_in_new_processes(
         else:
             _wait_for_first_machine(*args)
     elif num_gpus * num_machines > 1:
-        launch(_run_stage, num_gpus, num_machines, machine_rank, dist_url, args)
+        launch(
+            *(_run_stage, num_gpus, num_machines, machine_rank, dist_url, args),
+            device=stage_device(*args[:4]),
+        )
     else:
         run_in_fresh_process(_run_stage, args)
 

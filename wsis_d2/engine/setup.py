@@ -40,6 +40,34 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
         UserError: missing file, unknown key, value of the wrong type, a module that cannot be
             imported.
     """
+    cfg = merged_config(config_file, opts)
+    _import_modules(cfg.IMPORTS)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    if not cfg.DATASETS.KEEP_DIFFICULT:
+        register_builtin_datasets(keep_difficult=False)
+    register_own_datasets(cfg)
+    if cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0:
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(training_classes(cfg))
+    if cfg.MODEL.RETINANET.NUM_CLASSES == 0:
+        cfg.MODEL.RETINANET.NUM_CLASSES = len(training_classes(cfg))
+    if cfg.MODEL.get("POINT_HEAD", {}).get("NUM_CLASSES") == 0:
+        cfg.MODEL.POINT_HEAD.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(training_classes(cfg))
+    return cfg
+
+
+def configured_device(config_file: str, opts: list[str] | None = None) -> str:
+    """``MODEL.DEVICE`` as the config has it, where there is no such device too.
+
+    Nothing is imported or registered; for the arguments and errors see :func:`load_config`.
+    """
+    return merged_config(config_file, opts).MODEL.DEVICE
+
+
+def merged_config(config_file: str, opts: list[str] | None) -> CfgNode:
+    """The config as it is written; see :func:`load_config`."""
     cfg = get_cfg()
     _add_deeplab_config(cfg)
     _add_pointrend_config(cfg)
@@ -58,20 +86,6 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
             raise UserError(f"KEY VALUE options come in pairs, got {' '.join(opts)!r}")
         for key, value in zip(opts[::2], opts[1::2]):
             _merge(cfg.merge_from_list, [key, value], f"option {key} {value}")
-    _import_modules(cfg.IMPORTS)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-    if not cfg.DATASETS.KEEP_DIFFICULT:
-        register_builtin_datasets(keep_difficult=False)
-    register_own_datasets(cfg)
-    if cfg.MODEL.ROI_HEADS.NUM_CLASSES == 0:
-        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(training_classes(cfg))
-    if cfg.MODEL.RETINANET.NUM_CLASSES == 0:
-        cfg.MODEL.RETINANET.NUM_CLASSES = len(training_classes(cfg))
-    if cfg.MODEL.get("POINT_HEAD", {}).get("NUM_CLASSES") == 0:
-        cfg.MODEL.POINT_HEAD.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
-        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(training_classes(cfg))
     return cfg
 
 

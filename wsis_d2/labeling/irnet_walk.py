@@ -79,13 +79,8 @@ def walk_instance_cams(
     if displacement is not None:
         centroids = find_centroids(displacement, centroid_iters)
         clusters = cluster_centroids(centroids, displacement, centroid_threshold).to(cam.device)
-    # Class by class and cluster by cluster; a class is absent from most clusters.
-    count = int(clusters.max()) + 1 if clusters.numel() else 0
-    one_hot = F.one_hot(clusters.long(), count).movedim(-1, 0).to(cam.dtype)
-    instance_cams = (cam[:, None] * one_hot).flatten(0, 1)
-    instance_class_ids = class_ids.to(cam.device).repeat_interleave(count)
-    present = instance_cams.flatten(1).amax(1) > 0
-    instance_cams, instance_class_ids = instance_cams[present], instance_class_ids[present]
+    instance_cams, class_index = _split_by_cluster(cam, clusters)
+    instance_class_ids = class_ids.to(cam.device)[class_index]
     scores = instance_cams
     if boundary is not None and len(scores):
         affinity = boundary_affinity(boundary, radius)
@@ -103,6 +98,22 @@ def walk_instance_cams(
         scores,
         instance_class_ids,
     )
+
+
+def _split_by_cluster(cam: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor]:
+    """CAMs (C, h, w), each cut into its parts in the clusters (h, w) where it is not 0.
+
+    Only these are made: noise may have thousands of clusters, and a class is absent from most.
+
+    Returns:
+        (I, h, w) parts, class by class and cluster by cluster, and (I,) int64, the class of each.
+    """
+    class_index, y, x = (cam > 0).nonzero(as_tuple=True)
+    num_cells = max(1, clusters.numel())  # more than there are clusters, if any
+    pairs, part = (class_index * num_cells + clusters[y, x]).unique(return_inverse=True)
+    parts = cam.new_zeros((len(pairs), *cam.shape[1:]))
+    parts[part, y, x] = cam[class_index, y, x]
+    return parts, pairs // num_cells
 
 
 def instance_scale(

@@ -62,7 +62,7 @@ class PairAffinity:
     def dense(self) -> Tensor:
         """A as a matrix (H * W, H * W), pixels in reading order: for small maps and checks."""
         height, width = self.shape
-        index = torch.arange(height * width).view(height, width)
+        index = torch.arange(height * width, device=self.values.device).view(height, width)
         matrix = torch.eye(height * width, dtype=self.values.dtype, device=self.values.device)
         for (dy, dx), values in zip(self.offsets.tolist(), self.values):
             start, end = pair_ends(dy, dx, height, width)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 __all__ = ["cluster_centroids", "find_centroids"]
 
-#: Steps between two looks for trajectories that have met.
-MERGE_PERIOD = 10
+#: Step of the first look for trajectories that have met. Later ones are farther apart, since a GPU
+#: waits for the CPU at every one.
+FIRST_LOOK = 10
 
 
 @torch.no_grad()
@@ -41,10 +42,12 @@ def find_centroids(displacement: Tensor, num_iters: int = 300) -> Tensor:
     position = torch.cartesian_prod(rows, columns).T.float().contiguous()
 
     trajectory = torch.arange(height * width, device=field.device)
+    next_look = FIRST_LOOK
     for step in range(1, num_iters + 1):
         moved = (position + _sample(field, width, position)).float()
         moved = torch.minimum(moved.clamp_(min=0), last)
-        if step % MERGE_PERIOD == 0:
+        if step == next_look:
+            next_look += max(FIRST_LOOK, step // 2)
             if torch.equal(moved, position):
                 break
             moved, merged = _merge_equal(moved)

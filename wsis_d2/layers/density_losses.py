@@ -5,11 +5,10 @@ CVPR 2019, section 3; where it leaves a choice, as in the published code. A clas
 absent (count 0), in the subitizing range (1 to ``max_count``) or beyond it (any larger count).
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .peak_stimulation import find_peaks
+from .peak_stimulation import peak_mask
 
 __all__ = ["count_losses", "highest_peaks", "spatial_losses"]
 
@@ -23,14 +22,13 @@ def highest_peaks(
         maps: (N, C, h, w) float, class response maps.
         counts: (N, C), how many peaks to take of each map; all of them where there are fewer. Of
             equally high ones the first in reading order come first.
-        window, threshold: see :func:`find_peaks`.
+        window, threshold: see :func:`wsis_d2.layers.find_peaks`.
 
     Returns:
         (N, C, h, w) bool.
     """
-    peaks = find_peaks(maps.detach(), window, threshold)
-    heights = torch.full_like(maps, float("-inf"), requires_grad=False)
-    heights[tuple(peaks.T)] = maps.detach()[tuple(peaks.T)]
+    is_peak = peak_mask(maps, window, threshold)
+    heights = maps.detach().masked_fill(~is_peak, float("-inf"))
     order = heights.flatten(2).argsort(dim=2, descending=True, stable=True)
     rank = order.argsort(dim=2).view(maps.shape)
     return (rank < counts[..., None, None]) & (heights > float("-inf"))

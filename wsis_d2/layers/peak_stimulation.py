@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["find_peaks", "peak_stimulation"]
+__all__ = ["find_peaks", "peak_mask", "peak_scores", "peak_stimulation"]
 
 
 def find_peaks(maps: Tensor, window: int = 3, threshold: str | float | None = "median") -> Tensor:
@@ -31,7 +31,7 @@ def find_peaks(maps: Tensor, window: int = 3, threshold: str | float | None = "m
     Raises:
         ValueError: the window is even, or the threshold is none of the above.
     """
-    return _peak_mask(torch.as_tensor(maps), window, threshold).nonzero()
+    return peak_mask(torch.as_tensor(maps), window, threshold).nonzero()
 
 
 def peak_stimulation(
@@ -50,17 +50,25 @@ def peak_stimulation(
         diverged.
     """
     maps = torch.as_tensor(maps)
-    is_peak = _peak_mask(maps, window, threshold)
+    is_peak = peak_mask(maps, window, threshold)
+    return _mean_of_peaks(maps, is_peak), is_peak.nonzero()
+
+
+def peak_scores(maps: Tensor, window: int = 3, threshold: str | float | None = "median") -> Tensor:
+    """The scores of :func:`peak_stimulation` alone: on a GPU nothing waits for the peaks."""
+    return _mean_of_peaks(maps, peak_mask(maps, window, threshold))
+
+
+def _mean_of_peaks(maps: Tensor, is_peak: Tensor) -> Tensor:
     num_peaks = is_peak.sum((2, 3)).clamp(min=1)
     scores = maps.masked_fill(~is_peak, 0).sum((2, 3)) / num_peaks
     # No comparison holds with NaN, so the peaks alone would say nothing of it.
-    scores = scores.masked_fill(maps.isnan().flatten(2).any(2), math.nan)
-    return scores, is_peak.nonzero()
+    return scores.masked_fill(maps.isnan().flatten(2).any(2), math.nan)
 
 
 @torch.no_grad()
-def _peak_mask(maps: Tensor, window: int, threshold: str | float | None) -> Tensor:
-    """The peaks of (N, C, H, W) maps as a bool mask of that shape."""
+def peak_mask(maps: Tensor, window: int, threshold: str | float | None) -> Tensor:
+    """The peaks of (N, C, H, W) maps as a bool mask of that shape; see :func:`find_peaks`."""
     if window < 1 or window % 2 == 0:
         raise ValueError(f"the window of peak finding must be odd and positive, got {window}")
     height, width = maps.shape[-2:]

@@ -27,6 +27,10 @@ __all__ = ["chebyshev_coefficients", "random_walk"]
 
 _METHODS = ("auto", "chebyshev", "power", "dense")
 
+#: Cells of all maps that walk together: 16 MB of float32, a few times. An image that falls into
+#: thousands of instances has them walk one group after the other.
+_CELLS_AT_ONCE = 2**22
+
 
 @torch.no_grad()
 def random_walk(
@@ -171,13 +175,22 @@ def _stencil_walk(
 ) -> Tensor:
     """x T^t, T^t by its series or, without coefficients, step by step."""
     stencil = _fastest_stencil(affinity)
-    u = stencil.pack(x)
-    if coefficients is None:
-        for _ in range(num_steps):
-            u = stencil.product(u)
-    else:
-        u = _chebyshev_series(stencil, u, coefficients)
-    return stencil.unpack(u, len(x))
+    results = []
+    for maps in x.split(_maps_at_once(x)):
+        u = stencil.pack(maps)
+        if coefficients is None:
+            for _ in range(num_steps):
+                u = stencil.product(u)
+        else:
+            u = _chebyshev_series(stencil, u, coefficients)
+        results.append(stencil.unpack(u, len(maps)))
+    return results[0] if len(results) == 1 else torch.cat(results)
+
+
+def _maps_at_once(x: Tensor) -> int:
+    """A multiple of 16, so that the stencils' vectors of maps are full."""
+    num_cells = max(1, x.shape[1] * x.shape[2])
+    return max(1, _CELLS_AT_ONCE // num_cells // 16) * 16
 
 
 def _fastest_stencil(affinity: PairAffinity) -> Stencil:

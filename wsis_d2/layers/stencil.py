@@ -26,15 +26,15 @@ class Stencil:
 
     def __init__(self, affinity: PairAffinity):
         self.shape = affinity.shape
-        shifts, self.weights = _flat_pairs(affinity)
-        self.shifts = shifts.tolist()
+        self.shifts, self.weights = _flat_pairs(affinity)
         # In float64: hundreds of steps turn a float32 sum's error into a bias.
         degrees = affinity.to(torch.float64).degrees()
         self.inverse_degrees = degrees.reciprocal().flatten().to(self.weights.dtype)
 
     def pack(self, x: Tensor) -> Tensor:
         """Maps (K, H, W) to u in the layout of this stencil, a copy."""
-        return x.flatten(1).clone()
+        # Maps whose channels lie last in memory would stay like that.
+        return x.flatten(1).clone(memory_format=torch.contiguous_format)
 
     def unpack(self, u: Tensor, num_maps: int) -> Tensor:
         """The inverse of :meth:`pack`."""
@@ -67,7 +67,7 @@ class SparseStencil(Stencil):
         # The row of a pixel: neighbours before it, itself, neighbours after it.
         entries = weights.new_zeros((num_pixels, 2 * num_pairs + 1))
         entries[:, num_pairs] = 1
-        for i, (shift, weight) in enumerate(zip(shifts.tolist(), weights), start=1):
+        for i, (shift, weight) in enumerate(zip(shifts, weights), start=1):
             entries[:, num_pairs + i] = weight
             entries[shift:, num_pairs - i] = weight[:-shift]
         degrees = entries.sum(1, keepdim=True, dtype=torch.float64)
@@ -75,7 +75,9 @@ class SparseStencil(Stencil):
         # Smaller ones would only multiply to denormal numbers, which are slow.
         F.threshold_(entries, torch.finfo(entries.dtype).tiny ** (1 / 3), 0)
         pixels = torch.arange(num_pixels, dtype=torch.int32)[:, None]
-        columns = pixels + torch.cat([-shifts.flip(0), shifts.new_zeros(1), shifts]).int()
+        columns = pixels + torch.tensor(
+            [*(-shift for shift in reversed(shifts)), 0, *shifts], dtype=torch.int32
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
             self.matrix = torch.sparse_csr_tensor(
@@ -102,9 +104,14 @@ class SparseStencil(Stencil):
         return torch.addmm(v, self.matrix, u, beta=-1, alpha=2, out=v)
 
 
-def _flat_pairs(affinity: PairAffinity) -> tuple[Tensor, Tensor]:
-    """Shifts (D,), 0 < shift < N, and affinities (D, N), of the offsets that fit into the map."""
+def _flat_pairs(affinity: PairAffinity) -> tuple[list[int], Tensor]:
+    """D shifts, 0 < shift < N, and affinities (D, N), of the offsets that fit into the map.
+
+    The affinities are contiguous, whatever the strides of those that they come from.
+    """
     height, width = affinity.shape
-    dy, dx = affinity.offsets.unbind(1)
-    fits = (dy < height) & (dx.abs() < width)
-    return (dy * width + dx)[fits], affinity.values.flatten(1)[fits]
+    offsets, values = affinity.offsets.tolist(), affinity.values.flatten(1)
+    fitting = [i for i, (dy, dx) in enumerate(offsets) if dy < height and abs(dx) < width]
+    if len(fitting) < len(offsets):
+        values = values[fitting]
+    return [offsets[i][0] * width + offsets[i][1] for i in fitting], values.contiguous()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import triton
 import triton.language as tl
@@ -12,6 +14,8 @@ from .stencil import Stencil
 
 __all__ = ["TritonStencil"]
 
+logger = logging.getLogger(__name__)
+
 _PIXELS_PER_PROGRAM = 128
 _MAPS_PER_PROGRAM = 4
 
@@ -20,7 +24,13 @@ class TritonStencil(Stencil):
     """All neighbours in one kernel; each affinity that it reads serves several of the K maps.
 
     u is (K, N): the threads of a warp read neighbouring pixels. Sums run in the dtype of u.
+
+    Triton builds the kernel at its first launch, with the machine's C compiler. Where that fails,
+    all stencils of the process compute as the plain one does, which has the same layout.
     """
+
+    #: None may start the kernel any more: it failed once.
+    _kernel_failed = False
 
     def __init__(self, affinity: PairAffinity):
         super().__init__(affinity)
@@ -29,12 +39,29 @@ class TritonStencil(Stencil):
         )
 
     def product(self, u: Tensor) -> Tensor:
-        return self._launch(u, u, torch.empty_like(u), 1.0, 0.0)
+        out = torch.empty_like(u)
+        return out if self._launch(u, u, out, 1.0, 0.0) else super().product(u)
 
     def recur(self, u: Tensor, v: Tensor) -> Tensor:
-        return self._launch(u, v, v, 2.0, -1.0)
+        return v if self._launch(u, v, v, 2.0, -1.0) else super().recur(u, v)
 
-    def _launch(self, u: Tensor, v: Tensor, out: Tensor, alpha: float, beta: float) -> Tensor:
+    def _launch(self, u: Tensor, v: Tensor, out: Tensor, alpha: float, beta: float) -> bool:
+        """Start the kernel, see there; False, and ``out`` as it was, where Triton cannot."""
+        if TritonStencil._kernel_failed:
+            return False
+        try:
+            self._start_kernel(u, v, out, alpha, beta)
+        except Exception as error:  # of Triton, of the C compiler, of the linker ...
+            TritonStencil._kernel_failed = True
+            logger.warning(
+                "Triton cannot run the kernel of random walks here "
+                f"({type(error).__name__}: {error}): they take PyTorch's operations, which are "
+                "slower; install a C compiler (gcc), or set CC to one"
+            )
+            return False
+        return True
+
+    def _start_kernel(self, u: Tensor, v: Tensor, out: Tensor, alpha: float, beta: float) -> None:
         num_maps, num_pixels = u.shape
         grid = (
             triton.cdiv(num_pixels, _PIXELS_PER_PROGRAM),
@@ -56,7 +83,6 @@ class TritonStencil(Stencil):
                 PIXELS=_PIXELS_PER_PROGRAM,
                 MAPS=_MAPS_PER_PROGRAM,
             )
-        return out
 
 
 @triton.jit

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..layers import peak_stimulation
+from ..layers.peak_stimulation import peak_scores
 
 __all__ = ["CAMClassifier", "PRMClassifier"]
 
@@ -116,7 +117,7 @@ class ImageClassifier(nn.Module, ABC):
             UserError: a training image has no "image_labels", or one that is not a class.
         """
         if self.training:
-            targets = self._targets(batched_inputs)
+            targets = self._targets(batched_inputs).to(self.device)
             return {
                 "loss_cls": F.multilabel_soft_margin_loss(self._logits(batched_inputs), targets)
             }
@@ -137,7 +138,7 @@ class ImageClassifier(nn.Module, ABC):
         return torch.cat([self.aggregate(m[None, :, :h, :w]) for m, (h, w) in zip(maps, extents)])
 
     def _targets(self, batched_inputs: list[dict]) -> Tensor:
-        """(N, num_classes) float: 1 for the classes of each image, else 0."""
+        """(N, num_classes) float on the CPU: 1 for the classes of each image, else 0."""
         targets = torch.zeros(len(batched_inputs), self.num_classes)
         for target, x in zip(targets, batched_inputs):
             name = x.get("file_name", "an image without a file name")
@@ -154,7 +155,7 @@ class ImageClassifier(nn.Module, ABC):
                     "classes (ids from 0): check MODEL.CLASSIFIER.NUM_CLASSES and the dataset"
                 )
             target[labels.to(target.device)] = 1
-        return targets.to(self.device)
+        return targets
 
 
 @META_ARCH_REGISTRY.register()
@@ -254,15 +255,17 @@ class PRMClassifier(ImageClassifier):
             Logits (N, num_classes); peaks (P, 4) int64: image, class, y, x in the maps upsampled
             by ``upsample``; and the responses (P,) there.
         """
-        if self.upsample != 1:
-            maps = F.interpolate(
-                maps, scale_factor=self.upsample, mode="bilinear", align_corners=True
-            )
+        maps = self._upsample(maps)
         logits, peaks = peak_stimulation(maps, self.window, self.peak_threshold)
         return logits, peaks, maps[tuple(peaks.T)]
 
     def aggregate(self, maps: Tensor) -> Tensor:
-        return self.stimulate(maps)[0]
+        return peak_scores(self._upsample(maps), self.window, self.peak_threshold)
+
+    def _upsample(self, maps: Tensor) -> Tensor:
+        if self.upsample == 1:
+            return maps
+        return F.interpolate(maps, scale_factor=self.upsample, mode="bilinear", align_corners=True)
 
 
 def _num_classes_of_dataset(cfg: CfgNode) -> int:

@@ -183,7 +183,7 @@ class DensityPRM(PRMClassifier):
                 "DensityPRM is trained on whole images of one size: set "
                 "INPUT.IMAGE_LEVEL.RESIZE_TRAIN to 'square' and CROP_SIZE to 0"
             )
-        counts = self._targets(batched_inputs).cpu()  # checks the labels
+        counts = self._targets(batched_inputs)  # checks the labels
         for row, x in zip(counts, batched_inputs):
             known = torch.as_tensor(x.get("image_counts", ()), dtype=counts.dtype)
             if len(known) != len(x["image_labels"]) or not known.all():

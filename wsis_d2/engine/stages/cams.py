@@ -79,7 +79,7 @@ def make_cams(cfg: CfgNode, resume: bool = False) -> dict:
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
         try:
-            with one_thread_on_cpu():
+            with one_thread_on_cpu(cfg.MODEL.DEVICE):
                 inference_on_dataset(model, loader, CAMWriter(folder))
         except UserError as error:
             raise UserError(

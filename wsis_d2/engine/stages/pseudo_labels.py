@@ -121,7 +121,7 @@ def make_pseudo_labels(
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
         try:
-            with one_thread_on_cpu():
+            with one_thread_on_cpu(cfg.MODEL.DEVICE):
                 results = inference_on_dataset(labels.generator, loader, evaluator)
         except UserError as error:
             raise UserError(
