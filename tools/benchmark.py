@@ -6,13 +6,18 @@ import argparse
 import openmp  # noqa: F401  (before torch)
 import torch
 
-from wsis_d2.benchmarks import format_comparison, format_results, run_benchmarks
+from wsis_d2.benchmarks import (
+    format_comparison,
+    format_results,
+    read_results,
+    run_benchmarks,
+)
 from wsis_d2.engine import run_tool
-from wsis_d2.files import check_writable, load_json, write_json
+from wsis_d2.files import check_writable, write_json
 
 
 def main(args) -> None:
-    old = load_json(args.compare) if args.compare else []
+    old = read_results(args.compare) if args.compare else []
     if args.output:
         check_writable(args.output)
     results = run_benchmarks(

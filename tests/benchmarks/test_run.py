@@ -74,3 +74,14 @@ def test_the_distance_is_the_time_over_the_floor():
 def test_names_that_nobody_knows_are_listed():
     with pytest.raises(UserError, match=r"'walks': choose among cam_inference, .*walk_comparison"):
         run_benchmarks(only=["walks"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(UserError, match="--device is 'cuda'"):
+        run_benchmarks("cuda")
+
+
+def test_there_is_at_least_one_thread():
+    with pytest.raises(UserError, match="--threads is 0"):
+        run_benchmarks(threads=0)

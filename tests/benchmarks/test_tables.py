@@ -1,6 +1,9 @@
 """Figures as text."""
 
-from wsis_d2.benchmarks import format_comparison, format_results
+import pytest
+
+from wsis_d2.benchmarks import format_comparison, format_results, read_results
+from wsis_d2.errors import UserError
 
 
 def stage(name: str, seconds: float, megabytes: float, what: str = "image") -> dict:
@@ -43,3 +46,11 @@ def test_each_kind_of_figures_has_its_table_and_profiles_stand_below():
     assert "threads" not in stages
     assert [row[0] for row in cells(stages)[2:]] == ["a", "b"]
     assert profile.split() == ["b:", "25.0", "%", "aten::mm"]
+
+
+@pytest.mark.parametrize("content", ['{"name": "a"}', '["a"]', '[{"seconds": 1}]', "no JSON"])
+def test_files_of_other_content_are_named(tmp_path, content):
+    file = tmp_path / "other.json"
+    file.write_text(content)
+    with pytest.raises(UserError, match=r"other\.json"):
+        read_results(file)

@@ -2,6 +2,6 @@
 beside the plain way of doing it."""
 
 from .run import run_benchmarks
-from .tables import format_comparison, format_results
+from .tables import format_comparison, format_results, read_results
 
-__all__ = ["format_comparison", "format_results", "run_benchmarks"]
+__all__ = ["format_comparison", "format_results", "read_results", "run_benchmarks"]

@@ -87,7 +87,7 @@ def peak_megabytes_of_run(run: Callable[[], Any], device: str) -> float:
     On a CPU, what the process has kept from earlier work and uses again does not count, so it is
     given back to the system first, where the C library can do that.
     """
-    memory = _CudaMemory(device) if _is_cuda(device) else _ProcessMemory()
+    memory = _CudaMemory(device) if is_cuda(device) else _ProcessMemory()
     before = memory.reset()
     run()
     return (memory.peak() - before) / 1e6
@@ -107,7 +107,7 @@ class Timing(NamedTuple):
 
     def undisturbed(self, device: str) -> float:
         """Without what other processes took, where that is known: on one thread of a CPU."""
-        alone = torch.get_num_threads() == 1 and not _is_cuda(device)
+        alone = torch.get_num_threads() == 1 and not is_cuda(device)
         return min(self) if alone else self.seconds
 
 
@@ -153,7 +153,7 @@ def _timing(run: Callable[[Any], Any], x: Any, device: str) -> Timing:
 
 def _timed(function: Callable[[], Any], device: str) -> tuple[Any, float]:
     """The result and the seconds it took, until the device was done."""
-    if _is_cuda(device):
+    if is_cuda(device):
         return _timed_by_events(function, device)
     start = time.perf_counter()
     result = function()
@@ -171,7 +171,8 @@ def _timed_by_events(function: Callable[[], Any], device: str) -> tuple[Any, flo
     return result, start.elapsed_time(end) / 1000
 
 
-def _is_cuda(device: str) -> bool:
+def is_cuda(device: str) -> bool:
+    """Whether a device, such as "cuda:1", is a GPU of CUDA."""
     return torch.device(device).type == "cuda"
 
 

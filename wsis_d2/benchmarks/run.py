@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +19,9 @@ from ..errors import UserError
 from . import cams, evaluation, irnet_labels, peaks, proposals, training  # noqa: F401
 from .floors import Machine
 from .losses import loss_benchmarks
-from .measure import mean_timing, peak_megabytes_of_run
+from .measure import Timing, is_cuda, mean_timing, peak_megabytes_of_run
 from .profiles import top_operations
-from .stages import BENCHMARK_REGISTRY, Workload, make_workload
+from .stages import BENCHMARK_REGISTRY, Benchmark, Workload, make_workload
 from .walk import walk_benchmarks
 
 #: What the package makes fast beside the plain way of doing it, by the names of ``only``.
@@ -72,20 +73,21 @@ def run_benchmarks(
         the results); ``peak_megabytes`` and ``baseline_peak_megabytes`` where memory is the point.
 
     Raises:
-        UserError: no benchmark of a name, or no photos.
+        UserError: no benchmark of a name, no such device or number of threads, or no photos.
     """
+    _check(device, threads)
     stages = [name for name, _ in BENCHMARK_REGISTRY]
     names = _chosen(only, [*stages, *COMPARISONS]) or [*stages, *(() if quick else COMPARISONS)]
     machine, results = Machine(quick), []
     with _threads(threads):
-        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
         workload = make_workload(images, device, quick)
         for name in tqdm(names, "Benchmarks", unit="stage"):
             if name in COMPARISONS:
                 results += COMPARISONS[name](device)
             else:
                 results.append(measure_stage(name, workload, machine, profile))
-    processor = torch.cuda.get_device_name(device) if _is_cuda(device) else _processor()
+    processor = torch.cuda.get_device_name(device) if is_cuda(device) else _processor()
     return [
         {
             "name": "machine",
@@ -117,23 +119,32 @@ def measure_stage(
         "cpu_seconds": timing.cpu_seconds / items,
         "peak_megabytes": peak,
     }
-    gflop = megabytes = floor = distance = float("nan")
-    if stage.work:
-        works = [stage.work(x) for x in inputs]
-        per_image = len(works) * items
-        gflop = sum(sum(work.flops.values()) for work in works) / per_image / 1e9
-        megabytes = sum(work.bytes for work in works) / per_image / 1e6
-        floor = sum(machine.floor_seconds(work, stage.device) for work in works) / per_image
-        distance = timing.undisturbed(stage.device) / items / floor
-    figures |= {
-        "gflop": gflop,
-        "megabytes": megabytes,
-        "floor_seconds": floor,
-        "distance": distance,
-    }
+    figures |= _floor_figures(stage, timing, machine)
     if profile:
         figures["profile"] = top_operations(run, inputs[0])
     return figures
+
+
+def _floor_figures(stage: Benchmark, timing: Timing, machine: Machine) -> dict[str, float]:
+    """Work and floor per image, the mean over the inputs, and the distance of the time from it."""
+    if stage.work is None:
+        return dict.fromkeys(("gflop", "megabytes", "floor_seconds", "distance"), math.nan)
+    works = [stage.work(x) for x in stage.inputs]
+    number = len(works) * stage.items
+    floor = sum(machine.floor_seconds(work, stage.device) for work in works) / number
+    return {
+        "gflop": sum(sum(work.flops.values()) for work in works) / number / 1e9,
+        "megabytes": sum(work.bytes for work in works) / number / 1e6,
+        "floor_seconds": floor,
+        "distance": timing.undisturbed(stage.device) / stage.items / floor,
+    }
+
+
+def _check(device: str, threads: int) -> None:
+    if is_cuda(device) and not torch.cuda.is_available():
+        raise UserError(f"--device is '{device}', but PyTorch finds no GPU: choose 'cpu'")
+    if threads < 1:
+        raise UserError(f"--threads is {threads}: give 1 or more")
 
 
 def _chosen(only: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -153,10 +164,6 @@ def _threads(number: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
-
-
-def _is_cuda(device: str) -> bool:
-    return torch.device(device).type == "cuda"
 
 
 def _processor() -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 from tabulate import tabulate
 
-#: Compared where both files have them; the second one names the ratio's column.
+from ..errors import UserError
+from ..files import load_json
+
+#: Figures that are compared where both sides have them, and the names of their ratios.
 _COMPARED = {"seconds": "speed-up", "cpu_seconds": "CPU", "peak_megabytes": "memory"}
 
 
@@ -26,6 +30,20 @@ def format_results(results: Sequence[dict[str, Any]]) -> str:
 def _format_profile(result: dict[str, Any]) -> str:
     lines = [f"  {100 * p['share']:5.1f} %  {p['operation']}" for p in result["profile"]]
     return "\n".join([f"{result['name']}:", *lines])
+
+
+def read_results(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The figures of an earlier run.
+
+    Raises:
+        UserError: the file is missing, or holds something else.
+    """
+    results = load_json(path)
+    if not isinstance(results, list) or not all(
+        isinstance(figures, dict) and "name" in figures for figures in results
+    ):
+        raise UserError(f"'{path}' holds no figures: give a file that --output has written")
+    return results
 
 
 def format_comparison(results: Sequence[dict[str, Any]], old: Sequence[dict[str, Any]]) -> str:
