@@ -79,6 +79,39 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def map_images(
+    work: Callable[[Any], Any], tasks: Sequence[Any], what: str, num_workers: int
+) -> list[Any]:
+    """What ``work`` makes of the task of each image, in their order, with a progress bar.
+
+    Args:
+        work: where there are processes, it, the tasks and what it returns are pickled.
+        tasks: one per image.
+        what: what is made, in the plural, for the bar: "proposals".
+        num_workers: processes at the most; few images get fewer, 0 or 1 works in this one.
+    """
+    num_workers = min(num_workers, len(tasks) // _MIN_IMAGES_PER_WORKER)
+    with tqdm(total=len(tasks), desc=what.capitalize(), unit="image", mininterval=1.0) as progress:
+        if num_workers <= 1:
+            results = []
+            for task in tasks:
+                results.append(work(task))
+                progress.update()
+            return results
+        # Forking a process whose libraries run threads, CUDA's above all, may hang it.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(num_workers, context, _use_one_thread) as pool:
+            futures = [pool.submit(work, task) for task in tasks]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    progress.update()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [future.result() for future in futures]
+
+
 def for_each_image(
     work: Callable[[Any], str], tasks: Sequence[Any], what: str, num_workers: int
 ) -> None:
@@ -86,37 +119,13 @@ def for_each_image(
 
     Args:
         work: makes what is wanted of one image and returns what the user must know if it cannot,
-            "" where all went well. Where there are processes, it and the tasks are pickled.
-        tasks: one per image.
-        what: what is made, in the plural, for the bar and the error: "proposals".
-        num_workers: processes at the most; few images get fewer, 0 or 1 works in this one.
+            "" where all went well.
+        tasks, what, num_workers: see :func:`map_images`.
 
     Raises:
         UserError: some images failed; the others are done first.
     """
-    num_workers = min(num_workers, len(tasks) // _MIN_IMAGES_PER_WORKER)
-    failures: list[str] = []
-    with tqdm(total=len(tasks), desc=what.capitalize(), unit="image", mininterval=1.0) as progress:
-
-        def collect(message: str) -> None:
-            if message:
-                failures.append(message)
-            progress.update()
-
-        if num_workers <= 1:
-            for task in tasks:
-                collect(work(task))
-        else:
-            # Forking a process whose libraries run threads, CUDA's above all, may hang it.
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(num_workers, context, _use_one_thread) as pool:
-                futures = [pool.submit(work, task) for task in tasks]
-                try:
-                    for future in as_completed(futures):
-                        collect(future.result())
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+    failures = [message for message in map_images(work, tasks, what, num_workers) if message]
     if failures:
         raise UserError(
             f"{len(failures)} of {len(tasks)} images have no {what}, the others are done: "

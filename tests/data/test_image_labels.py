@@ -20,6 +20,7 @@ from wsis_d2.data import (
     register_image_level_dataset,
     register_own_datasets,
 )
+from wsis_d2.data.image_files import read_image_sizes
 from wsis_d2.errors import UserError
 
 KEYS = {"file_name", "image_id", "height", "width", "image_labels"}
@@ -459,3 +460,13 @@ def test_unlabelled_images_can_be_left_out(tmp_path):
         load_image_labels_csv(str(path), str(tmp_path))
     (only,) = load_image_labels_csv(str(path), str(tmp_path), skip_unlabeled=True)
     assert only["file_name"].endswith("a.jpg")
+
+
+def test_all_broken_images_are_named(tmp_path):
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(b"no picture")
+    Image.new("RGB", (7, 5)).save(tmp_path / "b.jpg")
+    paths = [str(tmp_path / name) for name in ("b.jpg", "c.jpg", "a.jpg")]
+    assert read_image_sizes(paths[:1]) == [(5, 7)]
+    with pytest.raises(UserError, match=r"c.jpg' cannot be read .* 1 more: '.*a.jpg'$"):
+        read_image_sizes(paths)

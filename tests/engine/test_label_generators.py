@@ -41,6 +41,25 @@ def test_localizers_take_the_network_of_their_config(localizer):
     assert (generator.cams is not None) == (localizer == "IRNetCentroids")
 
 
+@pytest.mark.parametrize(
+    ("config", "folds"),
+    [
+        ("wise", False),  # the relevance of peaks depends on the weights as they are
+        ("wise_cam", True),
+        ("wise_irnet", True),
+        ("irnet", True),
+        ("affinitynet", True),
+    ],
+)
+def test_networks_are_optimized_where_their_results_stay(config, folds):
+    generator = build_label_generator(load_config(str(SHAPES / config / "pseudo_labels.yaml")))
+    before = [m for m in generator.network.modules() if hasattr(m, "running_mean")]
+    generator.optimize()
+    after = [m for m in generator.network.modules() if hasattr(m, "running_mean")]
+    assert before
+    assert len(after) == (0 if folds else len(before))
+
+
 @pytest.mark.parametrize("selector", [name for name, _ in SELECTOR_REGISTRY])
 def test_selectors_by_name(selector):
     built = build_selector(_config("CAMMaxima", "PSEUDO_LABELS.SELECTOR", selector))

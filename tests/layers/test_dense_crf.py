@@ -116,3 +116,17 @@ def test_the_library_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     with pytest.raises(UserError, match="pip install pydensecrf2"):
         dense_crf_from_labels(_two_halves(), np.zeros((12, 16), int), 2)
+
+
+def test_several_maps_of_an_image_are_refined_each_by_itself():
+    image, rng = _two_halves(), np.random.default_rng(0)
+    labels = rng.integers(0, 3, (2, *image.shape[:2]))
+    found = dense_crf_from_labels(image, labels, 3, SETTINGS)
+    assert not np.array_equal(found[0], found[1])
+    expected = [dense_crf_from_labels(image, one, 3, SETTINGS) for one in labels]
+    assert np.array_equal(found, expected)
+    scores = rng.uniform(0, 1, (2, 3, *image.shape[:2]))
+    expected = [dense_crf_from_scores(image, one, SETTINGS) for one in scores]
+    assert np.array_equal(dense_crf_from_scores(image, scores, SETTINGS), expected)
+    with pytest.raises(ValueError, match=r"\(H, W\) or \(N, H, W\)"):
+        dense_crf_from_labels(image, labels[None], 3)

@@ -177,6 +177,36 @@ def test_all_peaks_in_batches_equal_one_by_one(network, image):
     assert not torch.allclose(maps[0], maps[1], atol=1e-4)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_normalisation_is_a_product_and_a_sum(image, affine):
+    class ByHand(nn.Module):
+        def __init__(self, norm):
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x):
+            norm, scale = self.norm, (self.norm.running_var + self.norm.eps) ** -0.5
+            x = (x - norm.running_mean[:, None, None]) * scale[:, None, None]
+            return x * norm.weight[:, None, None] + norm.bias[:, None, None] if affine else x
+
+    norm = nn.BatchNorm2d(6, affine=affine)
+    for tensor in norm.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.normal_(generator=torch.Generator().manual_seed(3))
+    norm.running_var.abs_()
+    first, second = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 3, 3)
+    found, expected = (
+        peak_response_maps(
+            nn.Sequential(first, middle, nn.ReLU(), second).double().eval(),
+            image.double(),
+            random_peaks(4, (20, 20)),
+        )
+        for middle in (norm, ByHand(norm))
+    )
+    assert expected.sum() > 0
+    assert torch.allclose(found, expected, atol=1e-12)
+
+
 def test_one_forward_and_one_backward_per_batch(image):
     network = small_network().eval()
     passes = []

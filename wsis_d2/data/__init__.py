@@ -16,6 +16,7 @@ from .catalog import (
     require_dataset,
     training_classes,
 )
+from .dataset_checks import check_registered_datasets
 from .image_labels import check_image_level_dataset, make_image_level
 from .label_maps import UNKNOWN, read_label_map, semantic_truth, voc_palette, write_label_map
 from .label_readers import load_class_folders, load_coco_image_labels, load_image_labels_csv
@@ -64,6 +65,7 @@ __all__ = [
     "add_seed_files",
     "build_image_level_augmentation",
     "check_image_level_dataset",
+    "check_registered_datasets",
     "convert_voc_instances_to_coco",
     "get_image_label_dicts",
     "get_pseudo_label_dicts",

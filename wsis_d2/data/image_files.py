@@ -85,11 +85,26 @@ def read_image_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
         ``(height, width)`` in pixels of each.
 
     Raises:
-        UserError: names a file that is no image or cannot be read.
+        UserError: says of a file why it cannot be read, and names the others that cannot be.
     """
     with ThreadPoolExecutor(max_workers=8) as pool:
-        sizes = pool.map(_read_image_size, paths)
-        return list(tqdm(sizes, "image sizes", len(paths), leave=False, delay=3))
+        found = pool.map(_size_or_error, paths)
+        sizes = list(tqdm(found, "image sizes", len(paths), leave=False, delay=3))
+    errors = {path: size for path, size in zip(paths, sizes) if isinstance(size, UserError)}
+    if len(errors) > 1:
+        first, *others = errors
+        names = ", ".join(f"'{path}'" for path in others[:9]) + (", ..." if others[9:] else "")
+        raise UserError(f"{errors[first]}; so it is with {len(others)} more: {names}")
+    for error in errors.values():
+        raise error
+    return sizes
+
+
+def _size_or_error(path: str) -> tuple[int, int] | UserError:
+    try:
+        return _read_image_size(path)
+    except UserError as error:
+        return error
 
 
 def _read_image_size(path: str) -> tuple[int, int]:

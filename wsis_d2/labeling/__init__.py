@@ -19,6 +19,7 @@ from .localizers import (
     PRMPeaks,
     build_localizer,
 )
+from .optimize import optimize_for_inference
 from .refine import ProposalRefinement, refine_instances
 from .seeds import alpha_seeds, build_seed_function, confident_seeds, crf_settings
 from .selectors import (
@@ -76,6 +77,7 @@ __all__ = [
     "ignore_regions",
     "instances_from_relations",
     "multi_scale_cams",
+    "optimize_for_inference",
     "read_cam",
     "refine_instances",
     "write_cam",

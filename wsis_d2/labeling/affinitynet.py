@@ -15,6 +15,7 @@ from .cam_files import full_size_cam
 from .cam_folder import CAMFolder
 from .detect import detect_instances
 from .generator import LABEL_GENERATOR_REGISTRY, LabelGenerator
+from .optimize import optimize_for_inference
 from .seeds import crf_settings
 
 
@@ -133,6 +134,10 @@ class AffinityNetLabels(LabelGenerator):
                 "tolerance": walk.TOLERANCE,
             },
         }
+
+    def optimize(self) -> None:
+        """See :meth:`LabelGenerator.optimize`."""
+        optimize_for_inference(self.network)
 
     def label(self, x: dict) -> dict:
         """See :meth:`LabelGenerator.label`; the cues are :class:`AffinityNetCues`."""

@@ -41,6 +41,12 @@ class LabelGenerator(torch.nn.Module, ABC):
     cams: CAMFolder | None = None
     ignore_threshold: float = 0.0
 
+    def optimize(self) -> None:
+        """Make the network faster, once it has its weights; see
+        :func:`wsis_d2.labeling.optimize_for_inference`. A generator to which that does not apply
+        does nothing.
+        """
+
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """Label each image; see the class."""

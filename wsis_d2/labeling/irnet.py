@@ -21,6 +21,7 @@ from .irnet_walk import (
     upsampled_maximum,
     walk_instance_cams,
 )
+from .optimize import optimize_for_inference
 
 SCORES = ("walk", "contrast")
 # What surrounds an instance, for its contrast: so many cells around it.
@@ -204,6 +205,10 @@ class IRNetLabels(LabelGenerator):
     def cams(self) -> CAMFolder:
         """The CAMs that it starts from."""
         return self.walk.cams
+
+    def optimize(self) -> None:
+        """See :meth:`LabelGenerator.optimize`."""
+        optimize_for_inference(self.network)
 
     def label(self, x: dict) -> dict:
         """See :meth:`LabelGenerator.label`; the cues are :class:`IRNetCues`."""

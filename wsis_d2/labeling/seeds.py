@@ -48,13 +48,11 @@ def confident_seeds(
     """
     maps, labels = _check_cam(cam, class_ids)
 
-    def classes_above(threshold: float) -> np.ndarray:
-        winners = np.where(maps.max(0) > threshold, maps.argmax(0) + 1, 0)
-        if crf is not None:
-            winners = dense_crf_from_labels(image, winners, len(labels), crf)
-        return labels[winners]
-
-    return _combine(classes_above(fg_threshold), classes_above(bg_threshold), cam)
+    thresholds = np.array([fg_threshold, bg_threshold], maps.dtype)[:, None, None]
+    winners = np.where(maps.max(0) > thresholds, maps.argmax(0) + 1, 0)
+    if crf is not None:
+        winners = dense_crf_from_labels(image, winners, len(labels), crf)
+    return _combine(*labels[winners], cam)
 
 
 def alpha_seeds(
@@ -84,14 +82,11 @@ def alpha_seeds(
     """
     maps, labels = _check_cam(cam, class_ids)
 
-    def classes_beside(alpha: float) -> np.ndarray:
-        background = (1 - maps.max(0, keepdims=True)).clip(0) ** alpha
-        scores = np.concatenate([background, maps])
-        if crf is not None:
-            scores = dense_crf_from_scores(image, scores, crf)
-        return labels[scores.argmax(0)]
-
-    return _combine(classes_beside(low_alpha), classes_beside(high_alpha), cam)
+    backgrounds = [(1 - maps.max(0)).clip(0) ** alpha for alpha in (low_alpha, high_alpha)]
+    scores = np.stack([np.concatenate([background[None], maps]) for background in backgrounds])
+    if crf is not None:
+        scores = dense_crf_from_scores(image, scores, crf)
+    return _combine(*labels[scores.argmax(1)], cam)
 
 
 def crf_settings(cfg: CfgNode) -> CRFSettings | None:

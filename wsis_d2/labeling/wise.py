@@ -82,6 +82,10 @@ class WISE(LabelGenerator):
         """The stored CAMs that the localiser reads, if it does."""
         return self.localizer.cams
 
+    def optimize(self) -> None:
+        """See :meth:`LabelGenerator.optimize`."""
+        self.localizer.optimize()
+
     def label(self, x: dict) -> dict:
         """See :meth:`LabelGenerator.label`; the cues are :class:`LocationCues`."""
         size = (x["height"], x["width"])

@@ -5,6 +5,7 @@ from .centroids import cluster_centroids, find_centroids
 from .dense_crf import CRFSettings, dense_crf_from_labels, dense_crf_from_scores
 from .density_losses import count_losses, highest_peaks, spatial_losses
 from .fixed_batch_norm import FixedBatchNorm2d, convert_to_fixed_batchnorm
+from .fold_batch_norm import fold_batch_norm
 from .gradients import scale_gradient
 from .peak_backprop import peak_response_maps
 from .peak_stimulation import find_peaks, peak_stimulation
@@ -31,6 +32,7 @@ __all__ = [
     "feature_affinity",
     "find_centroids",
     "find_peaks",
+    "fold_batch_norm",
     "fraction_inside",
     "highest_peaks",
     "irnet_losses",

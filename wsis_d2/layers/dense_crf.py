@@ -49,12 +49,13 @@ def dense_crf_from_labels(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        labels: (H, W) int in 0 .. num_labels - 1.
+        labels: (H, W) int in 0 .. num_labels - 1; or (N, H, W), several maps of the one image, each
+            refined by itself: the kernels, half of the work, are then made once.
         num_labels: number of labels.
         settings: of the CRF; None: IRNet's.
 
     Returns:
-        (H, W) int64 labels: an array for an array, a CPU tensor for a tensor.
+        int64 labels of the same shape: an array for an array, a CPU tensor for a tensor.
 
     Raises:
         ValueError: wrong shapes, types or labels.
@@ -62,7 +63,9 @@ def dense_crf_from_labels(
     """
     settings = settings or CRFSettings()
     label_array = _to_numpy(labels)
-    image = _check_image(image, label_array.shape)
+    if label_array.ndim not in (2, 3):
+        raise ValueError(f"labels must be (H, W) or (N, H, W), got {label_array.shape}")
+    image = _check_image(image, label_array.shape[-2:])
     if label_array.dtype.kind not in "iu" or not 0 <= label_array.min() <= label_array.max() < (
         num_labels
     ):
@@ -71,9 +74,9 @@ def dense_crf_from_labels(
         refined = np.zeros(label_array.shape, np.int64)
     else:
         wrong = (1 - settings.gt_prob) / (num_labels - 1)
-        right = label_array[None] == np.arange(num_labels)[:, None, None]
+        right = label_array[..., None, :, :] == np.arange(num_labels)[:, None, None]
         probabilities = _infer(image, np.where(right, settings.gt_prob, wrong), settings)
-        refined = probabilities.argmax(0)
+        refined = probabilities.argmax(-3)
     return torch.from_numpy(refined) if isinstance(labels, Tensor) else refined
 
 
@@ -87,27 +90,27 @@ def dense_crf_from_scores(
     Args:
         image: (H, W, 3) uint8 RGB.
         scores: (L, H, W) float in [0, 1], taken as probabilities and clipped to [1e-5, 1]; they
-            need not add up to 1.
+            need not add up to 1. Or (N, L, H, W), see :func:`dense_crf_from_labels`.
         settings: of the CRF; None: IRNet's.
 
     Returns:
-        (L, H, W) float32 probabilities that add up to 1: an array for an array, a CPU tensor for a
-        tensor.
+        float32 probabilities of the same shape that add up to 1 over the labels: an array for an
+        array, a CPU tensor for a tensor.
 
     Raises:
         ValueError: wrong shapes or types.
         UserError: pydensecrf is not installed.
     """
     score_array = _to_numpy(scores)
-    if score_array.ndim != 3:
-        raise ValueError(f"scores must be (L, H, W), got {score_array.shape}")
-    image = _check_image(image, score_array.shape[1:])
+    if score_array.ndim not in (3, 4):
+        raise ValueError(f"scores must be (L, H, W) or (N, L, H, W), got {score_array.shape}")
+    image = _check_image(image, score_array.shape[-2:])
     refined = _infer(image, score_array.clip(1e-5, 1), settings or CRFSettings())
     return torch.from_numpy(refined) if isinstance(scores, Tensor) else refined
 
 
 def _infer(image: np.ndarray, probabilities: np.ndarray, settings: CRFSettings) -> np.ndarray:
-    """Mean-field inference from (L, H, W) probabilities above 0."""
+    """Mean-field inference from (L, H, W) or (N, L, H, W) probabilities above 0."""
     try:
         from pydensecrf.densecrf import DenseCRF2D
     except ImportError as error:
@@ -115,10 +118,8 @@ def _infer(image: np.ndarray, probabilities: np.ndarray, settings: CRFSettings) 
             "the dense CRF needs the package pydensecrf: pip install pydensecrf2, or set "
             "DENSE_CRF.ENABLED False"
         ) from error
-    num_labels, height, width = probabilities.shape
-    unary = -np.log(probabilities.reshape(num_labels, -1)).astype(np.float32)
+    num_labels, height, width = probabilities.shape[-3:]
     crf = DenseCRF2D(width, height, num_labels)
-    crf.setUnaryEnergy(np.ascontiguousarray(unary))
     crf.addPairwiseGaussian(sxy=settings.gaussian_sxy, compat=settings.gaussian_compat)
     crf.addPairwiseBilateral(
         sxy=settings.bilateral_sxy,
@@ -126,7 +127,12 @@ def _infer(image: np.ndarray, probabilities: np.ndarray, settings: CRFSettings) 
         rgbim=image,
         compat=settings.bilateral_compat,
     )
-    return np.array(crf.inference(settings.num_iters)).reshape(probabilities.shape)
+    unaries = -np.log(probabilities.reshape(-1, num_labels, height * width)).astype(np.float32)
+    refined = np.empty_like(unaries)
+    for unary, result in zip(np.ascontiguousarray(unaries), refined):
+        crf.setUnaryEnergy(unary)
+        result[:] = crf.inference(settings.num_iters)
+    return refined.reshape(probabilities.shape)
 
 
 def _check_image(image: np.ndarray | Tensor, size: tuple[int, ...]) -> np.ndarray:

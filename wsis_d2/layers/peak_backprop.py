@@ -135,6 +135,8 @@ class _RelevanceRule(TorchFunctionMode):
         if func is torch.conv2d:
             self.applied = True
             return _relevance_conv2d(*args, **kwargs)
+        if func is F.batch_norm:
+            return _scaling_batch_norm(*args, **kwargs)
         if getattr(func, "__name__", "") in _PRODUCTS:
             raise UserError(
                 "Peak backpropagation has no rule for attention and other matrix products "
@@ -148,15 +150,58 @@ def _relevance_conv2d(
 ) -> Tensor:
     """conv2d whose gradient is relevance; further arguments are stride, padding and so on."""
     with torch.no_grad():
-        output = F.conv2d(input, weight, bias, *args, **kwargs)
         nonnegative = input - input.min()
         positive_weight = weight.clamp(min=0)
-    # The second factor is 1: it is there for its gradient, and so is the second term below, 0.
-    contribution = nonnegative * (1 + input - input.detach())
+    contribution = _Substitute.apply(input, nonnegative, nonnegative.clone)
     normaliser = F.conv2d(contribution, positive_weight, None, *args, **kwargs)
     with torch.no_grad():
         share = torch.where(normaliser < _EPS, 0, 1 / (normaliser + _EPS))
-    return output + share * (normaliser - normaliser.detach())
+
+    def forward() -> Tensor:
+        return F.conv2d(input, weight, bias, *args, **kwargs)
+
+    return _Substitute.apply(normaliser, share, forward)
+
+
+def _scaling_batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """batch_norm whose gradient by fixed statistics is a factor per channel, nothing else.
+
+    PyTorch's own is the same, but under vmap it copies the gradients of all peaks several times.
+    """
+
+    def forward() -> Tensor:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+    if training or input.dim() != 4:
+        return forward()
+    with torch.no_grad():
+        scale = (running_var + eps).rsqrt()
+        scale = scale if weight is None else scale * weight
+    return _Substitute.apply(input, scale[:, None, None], forward)
+
+
+class _Substitute(torch.autograd.Function):
+    """Another function's value, and a gradient that is the source's times a factor."""
+
+    @staticmethod
+    def forward(ctx, source: Tensor, factor: Tensor, value: Callable[[], Tensor]) -> Tensor:
+        """``source`` is there for its gradient alone; ``value`` gives a new tensor."""
+        ctx.save_for_backward(factor)
+        return value()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (factor,) = ctx.saved_tensors
+        return gradient * factor, None, None
 
 
 @contextmanager

@@ -19,7 +19,13 @@ from ...data.image_folder import ImageFolder, image_list_digest
 from ...errors import UserError
 from ...evaluation import mean_iou, threshold_confusion_matrices
 from ...files import file_sha256
-from ...labeling import MultiScaleCAM, full_size_cam, read_cam, write_cam
+from ...labeling import (
+    MultiScaleCAM,
+    full_size_cam,
+    optimize_for_inference,
+    read_cam,
+    write_cam,
+)
 from ...parallel import one_thread_on_cpu, synchronize_patiently
 from ...weights.checkpoint import load_trained
 from ..cli import one_sentence
@@ -88,12 +94,15 @@ def make_cams(cfg: CfgNode, resume: bool = False) -> dict:
 def load_multi_scale_cam(cfg: CfgNode, classes: Sequence[str]) -> MultiScaleCAM:
     """The config's classifier with the weights of ``MODEL.WEIGHTS``, as a model that gives CAMs.
 
+    It is for inference only, see :func:`wsis_d2.labeling.optimize_for_inference`.
+
     Raises:
         UserError: no weights, or weights of other classes or of another method.
     """
     model = MultiScaleCAM(cfg)
     load_trained(model.classifier, cfg, classes)
-    return model.eval()
+    optimize_for_inference(model.eval().classifier)
+    return model
 
 
 class CAMWriter(DatasetEvaluator):

@@ -168,11 +168,14 @@ def _images_newer_than(folder: str, dataset: list[dict]) -> set:
 def load_label_generator(cfg: CfgNode, classes: Sequence[str]) -> LabelGenerator:
     """The config's label generator with the weights of ``MODEL.WEIGHTS``.
 
+    It is for inference only, see :meth:`wsis_d2.labeling.LabelGenerator.optimize`.
+
     Raises:
         UserError: no weights, or weights of other classes or of another method.
     """
     generator = build_label_generator(cfg)
     load_trained(generator.network, cfg, classes)
+    generator.eval().optimize()
     return generator
 
 

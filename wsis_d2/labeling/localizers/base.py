@@ -63,6 +63,9 @@ class Localizer(torch.nn.Module, ABC):
     network: torch.nn.Module
     cams: CAMFolder | None = None
 
+    def optimize(self) -> None:
+        """See :meth:`wsis_d2.labeling.LabelGenerator.optimize`."""
+
     @abstractmethod
     def forward(self, x: dict) -> LocationCues:
         """Locate the objects of one image.

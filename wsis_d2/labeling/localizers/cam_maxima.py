@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..cam_files import full_size_cam
 from ..cams import MultiScaleCAM
+from ..optimize import optimize_for_inference
 from .base import LOCALIZER_REGISTRY, Localizer, LocationCues
 
 
@@ -60,6 +61,10 @@ class CAMMaxima(Localizer):
     def network(self) -> torch.nn.Module:
         """The classifier."""
         return self.multi_scale_cam.classifier
+
+    def optimize(self) -> None:
+        """See :meth:`Localizer.optimize`."""
+        optimize_for_inference(self.network)
 
     @torch.no_grad()
     def forward(self, x: dict) -> LocationCues:

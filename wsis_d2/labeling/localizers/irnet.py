@@ -11,6 +11,7 @@ from ...data import label_dataset_name
 from ...errors import UserError
 from ..cam_folder import CAMFolder
 from ..irnet_walk import InstanceWalk, IRNetCues, find_winners, normalized_scores, upsample
+from ..optimize import optimize_for_inference
 from .base import LOCALIZER_REGISTRY, Localizer, LocationCues, strongest_points
 
 
@@ -63,6 +64,10 @@ class IRNetCentroids(Localizer):
     def cams(self) -> CAMFolder:
         """The stored CAMs that it starts from."""
         return self.walk.cams
+
+    def optimize(self) -> None:
+        """See :meth:`Localizer.optimize`."""
+        optimize_for_inference(self.network)
 
     @torch.no_grad()
     def forward(self, x: dict) -> LocationCues:

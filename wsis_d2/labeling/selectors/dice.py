@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,9 @@ from detectron2.config import CfgNode, configurable
 from ...structures import MaskProposals
 from ..localizers import LocationCues
 from .base import SELECTOR_REGISTRY, Selector
+
+# Masks that are decoded at a time.
+_AT_ONCE = 32
 
 
 @SELECTOR_REGISTRY.register()
@@ -36,13 +41,21 @@ class DiceWithResponse(Selector):
 
     def match(self, cues: LocationCues, proposals: MaskProposals) -> np.ndarray:
         """See :meth:`Selector.match`."""
-        masks = torch.from_numpy(proposals.decode()).float()
         responses = cues.response_maps.cpu()[:, None]
-        responses = F.interpolate(responses, masks.shape[1:], mode="bilinear", align_corners=False)
-        responses, masks = responses.flatten(1), masks.flatten(1)
+        responses = F.interpolate(responses, proposals.size, mode="bilinear", align_corners=False)
+        # Column by column, as masks are decoded: to turn them would take longer than the product.
+        responses = responses[:, 0].transpose(1, 2).flatten(1)
         responses = responses / responses.amax(1, keepdim=True).clamp(min=1e-20)
         if self.threshold > 0:
             responses = (responses >= self.threshold).float()
-        overlap = responses @ masks.T
-        total = responses.sum(1)[:, None] + masks.sum(1)
+        overlap = torch.cat([responses @ masks.T for masks in _columns(proposals)], dim=1)
+        total = responses.sum(1)[:, None] + torch.from_numpy(proposals.areas).float()
         return (2 * overlap / total).numpy().astype(np.float64)
+
+
+def _columns(proposals: MaskProposals) -> Iterator[torch.Tensor]:
+    """(N, W * H) float masks, a few at a time."""
+    for start in range(0, len(proposals), _AT_ONCE):
+        index = np.arange(start, min(start + _AT_ONCE, len(proposals)))
+        masks = torch.from_numpy(proposals.decode(index))
+        yield masks.transpose(1, 2).flatten(1).float()
