@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import math
 import statistics
 import time
@@ -10,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,7 +55,7 @@ def compare(
     return figures, expected
 
 
-def median_seconds(function: Callable[[], Tensor], device: str, num_runs: int) -> float:
+def median_seconds(function: Callable[[], Any], device: str, num_runs: int) -> float:
     """The median time of ``num_runs`` runs after one to warm up."""
     _timed(function, device)
     return statistics.median(_timed(function, device)[1] for _ in range(num_runs))
@@ -76,9 +78,18 @@ def peak_megabytes(
         NaN where the system does not tell.
     """
     function(*small_inputs)
-    memory = _CudaMemory(device) if _is_cuda(device) else _ProcessMemory()
+    return peak_megabytes_of_run(lambda: function(*inputs), device)
+
+
+def peak_megabytes_of_run(run: Callable[[], Any], device: str) -> float:
+    """:func:`peak_megabytes` of a function that is warm already, in this process.
+
+    On a CPU, what the process has kept from earlier work and uses again does not count, so it is
+    given back to the system first, where the C library can do that.
+    """
+    memory = _CudaMemory(device) if is_cuda(device) else _ProcessMemory()
     before = memory.reset()
-    function(*inputs)
+    run()
     return (memory.peak() - before) / 1e6
 
 
@@ -88,21 +99,80 @@ def in_fresh_process(function: Callable, *args: object) -> Any:
         return process.submit(function, *args).result()
 
 
-def _timed(function: Callable[[], Tensor], device: str) -> tuple[Tensor, float]:
+class Timing(NamedTuple):
+    """Time of a run: as a clock shows it, and what this process had of the CPUs."""
+
+    seconds: float
+    cpu_seconds: float
+
+    def undisturbed(self, device: str) -> float:
+        """Without what other processes took, where that is known: on one thread of a CPU."""
+        alone = torch.get_num_threads() == 1 and not is_cuda(device)
+        return min(self) if alone else self.seconds
+
+
+def mean_timing(
+    run: Callable[[Any], Any], inputs: Sequence, device: str, budget: float, least: int, most: int
+) -> tuple[Timing, int]:
+    """The mean over the inputs of the median time of each; the function is warm already.
+
+    Args:
+        run: what is measured.
+        inputs: run in turn, round by round.
+        device: where the function computes.
+        budget: seconds after which no further round begins.
+        least, most: number of runs in all, whatever the budget; whole rounds.
+
+    Returns:
+        The time, and the number of runs.
+    """
+    rounds: list[list[Timing]] = []
+    start = time.perf_counter()
+    while True:
+        rounds.append([_timing(run, x, device) for x in inputs])
+        num_runs = len(rounds) * len(inputs)
+        in_time = time.perf_counter() - start < budget
+        if num_runs >= most or (num_runs >= least and not in_time):
+            break
+    medians = [Timing(*map(statistics.median, zip(*runs))) for runs in zip(*rounds)]
+    return Timing(*map(statistics.mean, zip(*medians))), num_runs
+
+
+def fastest_seconds(function: Callable[[], Any], device: str, num_runs: int = 10) -> float:
+    """The least undisturbed time of some runs after one to warm up: what a machine can do."""
+    function()
+    timings = [_timing(lambda _: function(), None, device) for _ in range(num_runs)]
+    return min(timing.undisturbed(device) for timing in timings)
+
+
+def _timing(run: Callable[[Any], Any], x: Any, device: str) -> Timing:
+    cpu_start = time.process_time()
+    _, seconds = _timed(lambda: run(x), device)
+    return Timing(seconds, time.process_time() - cpu_start)
+
+
+def _timed(function: Callable[[], Any], device: str) -> tuple[Any, float]:
     """The result and the seconds it took, until the device was done."""
-    _synchronize(device)
+    if is_cuda(device):
+        return _timed_by_events(function, device)
     start = time.perf_counter()
     result = function()
-    _synchronize(device)
     return result, time.perf_counter() - start
 
 
-def _synchronize(device: str) -> None:
-    if _is_cuda(device):
-        torch.cuda.synchronize(device)
+def _timed_by_events(function: Callable[[], Any], device: str) -> tuple[Any, float]:
+    with torch.cuda.device(device):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        result = function()
+        end.record()
+        end.synchronize()
+    return result, start.elapsed_time(end) / 1000
 
 
-def _is_cuda(device: str) -> bool:
+def is_cuda(device: str) -> bool:
+    """Whether a device, such as "cuda:1", is a GPU of CUDA."""
     return torch.device(device).type == "cuda"
 
 
@@ -127,6 +197,9 @@ class _ProcessMemory:
 
     def reset(self) -> float:
         """Start again; returns what is in use now."""
+        gc.collect()
+        with contextlib.suppress(AttributeError, OSError, TypeError):  # other C libraries
+            ctypes.CDLL(None).malloc_trim(0)
         # Some containers forbid it: then the peak is that of the whole life of the process.
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")

@@ -1,13 +1,70 @@
-"""Peak backpropagation: peaks in batches beside a network pass for each."""
+"""Peaks and their responses; and peaks in batches beside a network pass for each."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
+from torch import Tensor
 
 from ..engine import Trainer, load_config
 from ..layers import find_peaks, peak_response_maps
 from ..modeling import PRMClassifier
+from .floors import count_work
 from .measure import compare
+from .stages import BENCHMARK_REGISTRY, Benchmark, Workload
+
+_CONFIG = "wise_mobile/classifier.yaml"
+_NUM_PEAKS = 10
+
+
+@BENCHMARK_REGISTRY.register()
+def peaks(workload: Workload) -> Benchmark:
+    """Class response maps of an image and their peaks."""
+    network, images, size = _peak_network(workload)
+
+    @torch.no_grad()
+    def run(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return network.stimulate(network.class_response_maps(image))
+
+    work = partial(count_work, run)
+    return Benchmark(run, images, f"image {size} x {size}", work, device=workload.device)
+
+
+@BENCHMARK_REGISTRY.register()
+def peak_responses(workload: Workload) -> Benchmark:
+    """Peak backpropagation of the strongest peaks of an image."""
+    network, images, size = _peak_network(workload)
+    peaks_per_batch = workload.config(_CONFIG).MODEL.PRM.PEAKS_PER_BATCH
+
+    def run(x: tuple[Tensor, Tensor]) -> Tensor:
+        return peak_response_maps(
+            network.class_response_maps, *x, network.upsample, peaks_per_batch
+        )
+
+    return Benchmark(
+        run,
+        [(image, _strongest_peaks(network, image)) for image in images],
+        f"{_NUM_PEAKS} peaks, image {size} x {size}",
+        partial(count_work, run),
+        device=workload.device,
+    )
+
+
+def _peak_network(workload: Workload) -> tuple[PRMClassifier, list[Tensor], int]:
+    """The network, its input (1, 3, s, s) of each scene, and s."""
+    torch.manual_seed(0)
+    cfg = workload.config(_CONFIG)
+    network = Trainer.build_model(cfg).eval()
+    size = cfg.INPUT.IMAGE_LEVEL.SQUARE_SIZE
+    inputs = [network.preprocess([s.model_input(size)]).tensor for s in workload.scenes]
+    return network, inputs, size
+
+
+@torch.no_grad()
+def _strongest_peaks(network: PRMClassifier, image: Tensor) -> Tensor:
+    _, found, responses = network.stimulate(network.class_response_maps(image))
+    return found[responses.topk(min(_NUM_PEAKS, len(responses))).indices]
 
 
 def peak_benchmarks(device: str = "cpu") -> list[dict]:
