@@ -35,6 +35,7 @@ NEEDS_VALUES = {
     "dense_crf_from_scores": "pydensecrf computes on the CPU",
     "find_centroids": "refuses infinite fields, and looks eight times whether paths have met",
     "find_peaks": "its result is as long as there are peaks",
+    "fold_batch_norm": "changes modules, not tensors",
     "peak_response_maps": "its gradients are autograd's, whose engine wants the device itself",
     "peak_stimulation": "returns the peaks too; its scores are tested as peak_scores",
 }
