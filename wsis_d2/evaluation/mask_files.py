@@ -89,13 +89,16 @@ def evaluate_mask_files(
             is unknown or named differently, or a mask cannot be read.
     """
     gt = read_coco_json(gt_file)
+    truths = ground_truths_of(gt, os.fspath(gt_file))
+    # What the files hold beside the masks is most of what they take in memory.
+    gt = gt if coco else {**gt, "annotations": []}
     detections, pred = load_coco_detections(pred_file, image_sizes(gt))
+    pred = pred and {**pred, "annotations": []}
     _check_images(gt_file, pred_file, gt, detections, pred)
     _check_categories(gt_file, pred_file, gt, detections, pred)
     gt_ids = {image["id"] for image in gt["images"]}
     detections = [d for d in detections if d["image_id"] in gt_ids]
 
-    truths = ground_truths_of(gt, os.fspath(gt_file))
     metrics = evaluate_instance_masks(detections, truths, iou_thresholds, area_bounds)
     class_names = {category["id"]: category["name"] for category in gt["categories"]}
     table = format_instance_metrics(metrics, class_names)
