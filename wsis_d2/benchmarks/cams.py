@@ -6,7 +6,12 @@ from functools import partial
 
 import torch
 
-from ..labeling import MultiScaleCAM, build_seed_function, full_size_cam
+from ..labeling import (
+    MultiScaleCAM,
+    build_seed_function,
+    full_size_cam,
+    optimize_for_inference,
+)
 from .floors import count_work, crf_work
 from .scenes import Scene
 from .stages import BENCHMARK_REGISTRY, Benchmark, Work, Workload
@@ -17,6 +22,7 @@ def cam_inference(workload: Workload) -> Benchmark:
     """CAMs of an image at all scales, mirrored too."""
     torch.manual_seed(0)
     model = MultiScaleCAM(workload.config("irnet_mobile/classifier.yaml")).eval()
+    optimize_for_inference(model.classifier)
 
     def run(x: dict) -> list[dict]:
         return model([x])

@@ -11,7 +11,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from ..engine import Trainer
-from ..labeling import IRNetCues, detect_instances
+from ..labeling import IRNetCues, detect_instances, optimize_for_inference
 from ..labeling.irnet import cam_contrast, cues_to_label_map
 from ..labeling.irnet_walk import find_winners, normalized_scores, walk_instance_cams
 from ..layers import (
@@ -33,7 +33,7 @@ _CONFIG = "irnet_mobile/pseudo_labels.yaml"
 def irnet_network(workload: Workload) -> Benchmark:
     """Boundaries and displacements of an image and its mirror image."""
     torch.manual_seed(0)
-    network = Trainer.build_model(workload.config(_CONFIG)).eval()
+    network = optimize_for_inference(Trainer.build_model(workload.config(_CONFIG)).eval())
 
     @torch.no_grad()
     def run(x: dict) -> list[dict]:
