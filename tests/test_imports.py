@@ -31,6 +31,7 @@ FLOORS = {
     "layers": 2,
     "weights": 2,
     "files": 1,
+    "first_machine": 1,
     "parallel": 1,
     "images": 1,
     "errors": 0,

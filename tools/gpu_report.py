@@ -21,13 +21,11 @@ def test_results(path: Path) -> dict[str, dict]:
         return {}
     results = {}
     for case in ElementTree.parse(path).iter("testcase"):
-        problem = next(
-            (child for child in case if child.tag in ("failure", "error", "skipped")), None
-        )
         result = {"outcome": "passed", "seconds": round(float(case.get("time", 0)), 2)}
-        if problem is not None:
-            result["outcome"] = "skipped" if problem.tag == "skipped" else "failed"
-            result["message"] = problem.get("message", "")
+        for problem in case:
+            if problem.tag in ("failure", "error", "skipped"):
+                result["outcome"] = "skipped" if problem.tag == "skipped" else "failed"
+                result["message"] = problem.get("message", "")
         results[f"{case.get('classname')}::{case.get('name')}"] = result
     return results
 
@@ -51,9 +49,10 @@ def main(args) -> None:
     }
     write_json(args.output, report, indent=2)
     failed = [name for name, result in tests.items() if result["outcome"] == "failed"]
-    print(f"{len(tests)} tests, {len(failed)} of them failed: {args.output}")
-    if failed or not tests or not benchmarks:
-        what = ", ".join(failed) or ("no test ran" if not tests else "the benchmarks stopped")
+    num_passed = sum(result["outcome"] == "passed" for result in tests.values())
+    print(f"{len(tests)} tests, {num_passed} passed, {len(failed)} failed: {args.output}")
+    if failed or not num_passed or not benchmarks:
+        what = ", ".join(failed) or ("no test ran" if not num_passed else "the benchmarks stopped")
         raise UserError(
             f"the check of the GPU failed ({what}): see {args.output} and the output above"
         )

@@ -15,6 +15,12 @@ class UserError(Exception):
     """
 
 
+def one_sentence(error: UserError) -> str:
+    """The message on one line, without the traceback that a data loader's worker puts before it."""
+    message = str(error).rsplit(f"{UserError.__name__}: ", 1)[-1]
+    return " ".join(line.strip() for line in message.splitlines()).strip()
+
+
 def look_up(registry: Registry, name: str, key: str) -> Any:
     """The entry ``name`` of a registry, which the config key ``key`` asks for.
 

@@ -127,6 +127,14 @@ def test_copies_within_a_split_and_across():
     }
 
 
+def test_one_file_in_both_splits_is_a_leak():
+    train = good_train()
+    found, _ = findings(train, [train[0], *dicts([1], [2], split="val")])
+    (finding,) = found.values()
+    assert finding.what == "images of training and validation that are the same file"
+    assert finding.examples == ("train0.jpg = train0.jpg",)
+
+
 def test_pictures_without_detail_are_not_alike():
     train = good_train()
     blank = [ImageFacts(f"{i}.png", "", 300, 400, f"{i}", 0) for i in range(len(train))]

@@ -57,3 +57,11 @@ def test_a_check_that_did_not_run_is_no_success(tool_in_process, tmp_path):
     code, message = tool_in_process("gpu_report.py", tmp_path, tmp_path / "gpu.json")
     assert code == 2
     assert "no test ran" in message
+
+
+def test_tests_that_were_all_skipped_are_no_success(tool_in_process, tmp_path):
+    (tmp_path / "tests.xml").write_text(f"<testsuite>{SKIPPED}</testsuite>")
+    (tmp_path / "benchmarks.json").write_text('[{"name": "walk", "seconds": 0.1}]')
+    code, message = tool_in_process("gpu_report.py", tmp_path, tmp_path / "gpu.json")
+    assert code == 2
+    assert "no test ran" in message

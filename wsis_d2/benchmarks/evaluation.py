@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 
 from ..evaluation import PseudoLabelWriter, evaluate_coco, evaluate_instance_masks
-from ..structures import encode_mask, mask_area, mask_box
+from ..structures import encode_mask, encode_masks, mask_area, mask_box
 from .scenes import NUM_CLASSES, Scene
 from .stages import BENCHMARK_REGISTRY, Benchmark, Workload
 
@@ -23,26 +23,25 @@ _SHIFTS = (1, 4, 8, 16)
 def evaluation_voc(workload: Workload) -> Benchmark:
     """VOC's AP and the average best overlap."""
     images = _images(workload)
-    truths = [a for i, scene in enumerate(images) for a in _annotations(scene, i)]
-    detections = [d for i, scene in enumerate(images) for d in _detections(scene, i)]
+    detections = _detections(images)
 
     def run(x: tuple[list, list]) -> dict:
         return evaluate_instance_masks(*x)
 
-    return Benchmark(run, [(detections, truths)], _what(images, detections), items=len(images))
+    inputs = [(detections, _annotations(images))]
+    return Benchmark(run, inputs, _what(images, detections), items=len(images))
 
 
 @BENCHMARK_REGISTRY.register()
 def evaluation_coco(workload: Workload) -> Benchmark:
     """COCO's AP of masks."""
     images = _images(workload)
-    annotations = [a for i, scene in enumerate(images) for a in _annotations(scene, i)]
     truth = {
         "images": [_image_entry(scene, i) for i, scene in enumerate(images)],
-        "annotations": [{"id": n, **a} for n, a in enumerate(annotations, start=1)],
+        "annotations": [{"id": n, **a} for n, a in enumerate(_annotations(images), start=1)],
         "categories": [{"id": c, "name": str(c)} for c in range(NUM_CLASSES)],
     }
-    detections = [d for i, scene in enumerate(images) for d in _detections(scene, i)]
+    detections = _detections(images)
 
     def run(x: tuple[list, dict]) -> dict:
         return evaluate_coco(*x)
@@ -92,8 +91,7 @@ def _image_entry(scene: Scene, image_id: int) -> dict:
     return {"id": image_id, "height": scene.size[0], "width": scene.size[1]}
 
 
-def _annotations(scene: Scene, image_id: int) -> list[dict]:
-    rles = [encode_mask(mask) for mask in scene.masks]
+def _annotations(images: list[Scene]) -> list[dict]:
     return [
         {
             "image_id": image_id,
@@ -103,11 +101,12 @@ def _annotations(scene: Scene, image_id: int) -> list[dict]:
             "area": mask_area(rle),
             "iscrowd": 0,
         }
-        for rle, class_id in zip(rles, scene.class_ids.tolist())
+        for image_id, scene in enumerate(images)
+        for rle, class_id in zip(encode_masks(scene.masks), scene.class_ids.tolist())
     ]
 
 
-def _detections(scene: Scene, image_id: int) -> list[dict]:
+def _detections(images: list[Scene]) -> list[dict]:
     return [
         {
             "image_id": image_id,
@@ -115,6 +114,7 @@ def _detections(scene: Scene, image_id: int) -> list[dict]:
             "segmentation": encode_mask(np.roll(mask, shift, axis=1)),
             "score": 1 / shift,
         }
+        for image_id, scene in enumerate(images)
         for mask, class_id in zip(scene.masks, scene.class_ids.tolist())
         for shift in _SHIFTS
     ]

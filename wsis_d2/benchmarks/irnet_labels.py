@@ -14,6 +14,7 @@ from ..engine import Trainer
 from ..labeling import IRNetCues, detect_instances, optimize_for_inference
 from ..labeling.irnet import cam_contrast, cues_to_label_map
 from ..labeling.irnet_walk import find_winners, normalized_scores, walk_instance_cams
+from ..labeling.walk_settings import walk_settings
 from ..layers import (
     PairAffinity,
     boundary_affinity,
@@ -91,7 +92,7 @@ class _Walk:
 def irnet_walk(workload: Workload) -> Benchmark:
     """The random walk of all instance-wise CAMs."""
     cfg = workload.config(_CONFIG)
-    options = _walk_options(cfg)
+    options = walk_settings(cfg)
     radius = options.pop("radius")
 
     def start(scene: Scene) -> _Walk:
@@ -177,17 +178,6 @@ def irnet_export(workload: Workload) -> Benchmark:
     return Benchmark(encode_masks, masks, f"{numbers} masks, {workload.what}", traffic)
 
 
-def _walk_options(cfg: CfgNode) -> dict:
-    walk = cfg.PSEUDO_LABELS.WALK
-    return {
-        "beta": walk.BETA,
-        "num_steps": walk.STEPS,
-        "radius": walk.RADIUS,
-        "method": walk.METHOD,
-        "tolerance": walk.TOLERANCE,
-    }
-
-
 def _cues(cfg: CfgNode, scene: Scene, device: str, **options) -> IRNetCues:
     """What a trained network and the walk say of a scene."""
     stride = cfg.MODEL.IRNET.STRIDE
@@ -196,7 +186,7 @@ def _cues(cfg: CfgNode, scene: Scene, device: str, **options) -> IRNetCues:
         scene.labels.to(device),
         scene.boundary(stride).to(device),
         scene.displacement(stride).to(device),
-        **{**_walk_options(cfg), **options},
+        **{**walk_settings(cfg), **options},
     )
 
 

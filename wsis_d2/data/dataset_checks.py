@@ -266,10 +266,10 @@ def _check_files(facts: Sequence[ImageFacts]) -> Iterator[Finding]:
 
 
 def _check_copies(train: Sequence[ImageFacts], val: Sequence[ImageFacts]) -> Iterator[Finding]:
-    in_val = {f.file_name for f in val}
+    in_val = {id(fact) for fact in val}  # the same file may be in both
     same, similar = _find_copies([f for f in (*train, *val) if not f.error])
     for what, pairs in (("the same file", same), ("nearly the same picture", similar)):
-        is_leak = [(a.file_name in in_val) != (b.file_name in in_val) for a, b in pairs]
+        is_leak = [(id(a) in in_val) != (id(b) in in_val) for a, b in pairs]
         names = [f"{a.file_name} = {b.file_name}" for a, b in pairs]
         yield Finding(
             f"images of training and validation that are {what}",

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from ..errors import UserError
+from ..errors import UserError, one_sentence
 
 #: Exit codes: argparse's own 2 for bad arguments is used for everything that the user can mend.
 EXIT_USER_ERROR = 2
@@ -30,9 +30,3 @@ def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namesp
         print("interrupted: run the same command with --resume to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
-
-
-def one_sentence(error: UserError) -> str:
-    """The message on one line, without the traceback that a data loader's worker puts before it."""
-    message = str(error).rsplit(f"{UserError.__name__}: ", 1)[-1]
-    return " ".join(line.strip() for line in message.splitlines()).strip()

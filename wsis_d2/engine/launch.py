@@ -21,9 +21,8 @@ import torch.multiprocessing as mp
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
-from ..errors import UserError
+from ..errors import UserError, one_sentence
 from ..parallel import create_patient_group, forget_patient_group, synchronize_patiently
-from .cli import one_sentence
 from .setup import configured_device
 
 logger = logging.getLogger(__name__)

@@ -35,8 +35,8 @@ from detectron2.utils import comm
 
 from ..errors import UserError
 from ..files import check_writable_folder, read_json, write_json
+from ..first_machine import FirstMachine, signs_of_life
 from ..parallel import synchronize_patiently
-from .first_machine import FirstMachine, signs_of_life
 from .launch import launch, run_in_fresh_process
 from .recipe_file import read_recipe_file
 from .setup import configured_device, load_config, setup
@@ -262,10 +262,8 @@ def _run_in_new_processes(
         else:
             _wait_for_first_machine(*args)
     elif num_gpus * num_machines > 1:
-        launch(
-            *(_run_stage, num_gpus, num_machines, machine_rank, dist_url, args),
-            device=stage_device(*args[:4]),
-        )
+        device = stage_device(*args[:4])
+        launch(_run_stage, num_gpus, num_machines, machine_rank, dist_url, args, device=device)
     else:
         run_in_fresh_process(_run_stage, args)
 

@@ -15,11 +15,10 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from ..data import dataset_dicts, require_dataset, training_classes
-from ..errors import UserError, look_up
+from ..errors import UserError, look_up, one_sentence
 from ..labeling import ProposalRefinement
 from ..proposals import build_proposal_source
 from ..weights.checkpoint import WSISCheckpointer
-from .cli import one_sentence
 from .solver import build_lr_scheduler, build_optimizer
 from .supervision import build_supervision
 from .train_loop import build_distributed_loop, insert_mean_displacement, resume_data, unwrapped

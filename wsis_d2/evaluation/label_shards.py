@@ -19,8 +19,9 @@ def shard_file(output_file: str, shard: Shard) -> str:
 
 
 def shard_header(shard: Shard, info: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
-    """What a shard's file says of itself: which part it is, and of which labels."""
-    return {"shard": [shard.index, shard.count], "info": info, "fingerprint": fingerprint}
+    """What a shard's file says of itself, as it is read: which part it is, and of which labels."""
+    header = {"shard": [shard.index, shard.count], "info": info, "fingerprint": fingerprint}
+    return json.loads(to_json(header))
 
 
 def read_shard_header(path: str) -> dict[str, Any]:
@@ -128,7 +129,6 @@ class LabelShards:
 
 def _check_header(path: str, expected: Mapping[str, Any]) -> None:
     found = read_shard_header(path)
-    expected = json.loads(to_json(expected))
     if found == expected:
         return
     shard = "/".join(map(str, expected["shard"]))

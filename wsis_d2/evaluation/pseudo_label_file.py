@@ -79,13 +79,14 @@ class PseudoLabelFile:
         ]
         with open_atomically(self.path) as file:
             # What files.write_json writes of a dict of these four.
-            for text in (
-                f'{{"info": {to_json(self.info)}, "images": ',
-                *(_json_list(self.images), ', "annotations": ', _json_list(annotations())),
-                f', "categories": {to_json(categories)}}}\n',
-            ):
-                for piece in [text] if isinstance(text, str) else text:
-                    file.write(piece.encode())
+            pieces = itertools.chain(
+                [f'{{"info": {to_json(self.info)}, "images": '],
+                _json_list(self.images),
+                [', "annotations": '],
+                _json_list(annotations()),
+                [f', "categories": {to_json(categories)}}}\n'],
+            )
+            file.writelines(piece.encode() for piece in pieces)
         logging.getLogger(__name__).info(
             f"{counts['instances']} instances in {counts['images_with_labels']} of "
             f"{counts['images']} images were written to '{self.path}'."

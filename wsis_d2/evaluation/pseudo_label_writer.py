@@ -162,8 +162,7 @@ class ShardLabelWriter(PseudoLabelWriter):
         dataset_name, output_file, info, fingerprint: see :class:`PseudoLabelWriter`; the same for
             all shards.
         shard: which one.
-        dataset_dicts: the shard's images.
-        options: further arguments of :class:`PseudoLabelWriter`.
+        options: further arguments of :class:`PseudoLabelWriter`; ``dataset_dicts`` are the shard's.
     """
 
     def __init__(
@@ -172,19 +171,12 @@ class ShardLabelWriter(PseudoLabelWriter):
         output_file: str,
         info: Mapping[str, Any],
         shard: Shard,
-        dataset_dicts: Sequence[Mapping[str, Any]],
+        *,
         fingerprint: str,
         **options,
     ):
         path = shard_file(output_file, shard)
-        super().__init__(
-            dataset_name,
-            path,
-            info,
-            dataset_dicts=dataset_dicts,
-            fingerprint=fingerprint,
-            **options,
-        )
+        super().__init__(dataset_name, path, info, fingerprint=fingerprint, **options)
         self._header = shard_header(shard, info, fingerprint)
 
     def _write(self, records: RecordReader) -> OrderedDict:

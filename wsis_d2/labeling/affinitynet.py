@@ -17,6 +17,7 @@ from .detect import detect_instances
 from .generator import LABEL_GENERATOR_REGISTRY, LabelGenerator
 from .optimize import optimize_for_inference
 from .seeds import crf_settings
+from .walk_settings import walk_settings
 
 
 @dataclass
@@ -117,7 +118,7 @@ class AffinityNetLabels(LabelGenerator):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Reads ``MODEL``, ``INPUT.FORMAT``, ``CAM``, ``DENSE_CRF`` and ``PSEUDO_LABELS``."""
-        labels, walk = cfg.PSEUDO_LABELS, cfg.PSEUDO_LABELS.WALK
+        labels = cfg.PSEUDO_LABELS
         return {
             "network": build_model(cfg),
             "cams": CAMFolder(cfg),
@@ -125,14 +126,7 @@ class AffinityNetLabels(LabelGenerator):
             "alpha": labels.AFFINITYNET.ALPHA,
             "crf": crf_settings(cfg) if labels.AFFINITYNET.REFINE else None,
             "min_area": labels.AFFINITYNET.MIN_AREA,
-            "walk_options": {
-                "stride": cfg.MODEL.AFFINITYNET.STRIDE,
-                "radius": walk.RADIUS,
-                "beta": walk.BETA,
-                "num_steps": walk.STEPS,
-                "method": walk.METHOD,
-                "tolerance": walk.TOLERANCE,
-            },
+            "walk_options": {"stride": cfg.MODEL.AFFINITYNET.STRIDE, **walk_settings(cfg)},
         }
 
     def optimize(self) -> None:

@@ -126,20 +126,17 @@ def cam_contrast(
     """
     if not len(masks):
         return cam.new_zeros(0)
-    coverage = F.avg_pool2d(masks.to(cam.dtype)[:, None], stride, ceil_mode=True)
-    near = F.max_pool2d(
-        F.pad(coverage, [RING_CELLS] * 4), 2 * RING_CELLS + 1, stride=1, padding=RING_CELLS
-    )
-    ring = (near > 0) & (F.pad(coverage, [RING_CELLS] * 4) == 0)
-    ring_size = ring.sum((1, 2, 3))
-    margin = slice(RING_CELLS, -RING_CELLS)
-    coverage, ring = coverage[:, 0], ring[:, 0, margin, margin].to(cam.dtype)
+    coverage = F.avg_pool2d(masks.to(cam.dtype)[:, None], stride, ceil_mode=True)[:, 0]
+    padded = F.pad(coverage, [RING_CELLS] * 4)  # the ring reaches beyond the image
+    near = F.max_pool2d(padded, 2 * RING_CELLS + 1, stride=1, padding=RING_CELLS)
+    whole_ring = (near > 0) & (padded == 0)
+    ring = whole_ring[:, RING_CELLS:-RING_CELLS, RING_CELLS:-RING_CELLS].to(cam.dtype)
     maps = cam[(class_ids[:, None] == cam_class_ids[None]).to(torch.uint8).argmax(1)]
     inside, outside = (
         (maps * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-20)
         for weight in (coverage, ring)
     )
-    ring_in_image = ring.sum((1, 2)) / ring_size
+    ring_in_image = ring.sum((1, 2)) / whole_ring.sum((1, 2))
     areas = masks.flatten(1).sum(1).to(cam.dtype)
     share = areas / ((class_ids[:, None] == class_ids[None]).to(cam.dtype) @ areas)
     return (inside - outside).clamp(0, 1) * ring_in_image * share.sqrt()

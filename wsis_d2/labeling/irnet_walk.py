@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..layers import boundary_affinity, cluster_centroids, find_centroids, random_walk
 from .cam_folder import CAMFolder
+from .walk_settings import walk_settings
 
 NORMALIZATIONS = ("image", "instance")
 # Upsampled maps are made for at most that many pixels at a time: 16 MB in single precision.
@@ -264,7 +265,7 @@ class InstanceWalk(torch.nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Reads ``MODEL``, ``CAM`` and ``PSEUDO_LABELS``."""
-        irnet, walk = cfg.PSEUDO_LABELS.IRNET, cfg.PSEUDO_LABELS.WALK
+        irnet = cfg.PSEUDO_LABELS.IRNET
         return {
             "network": build_model(cfg),
             "cams": CAMFolder(cfg),
@@ -275,11 +276,7 @@ class InstanceWalk(torch.nn.Module):
             "normalization": irnet.NORMALIZATION,
             "min_area": irnet.MIN_AREA,
             "options": {
-                "beta": walk.BETA,
-                "num_steps": walk.STEPS,
-                "radius": walk.RADIUS,
-                "method": walk.METHOD,
-                "tolerance": walk.TOLERANCE,
+                **walk_settings(cfg),
                 "centroid_iters": irnet.CENTROID_ITERS,
                 "centroid_threshold": irnet.CENTROID_THRESHOLD,
             },

@@ -8,9 +8,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 
-from ...data.image_files import read_dataset_image
 from ...errors import UserError
 from ..augmentation import build_image_level_augmentation
+from ..image_files import read_dataset_image
 from ..image_labels import make_image_level
 
 __all__ = ["ImageLabelMapper"]

@@ -9,8 +9,8 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
-from ...data.image_files import read_dataset_image
 from ...structures import mask_box
+from ..image_files import read_dataset_image
 
 __all__ = ["InstanceMapper"]
 

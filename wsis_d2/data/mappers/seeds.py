@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from detectron2.data import transforms as T
 
-from ...data.image_files import read_dataset_image
 from ...errors import UserError
+from ..image_files import read_dataset_image
 from ..image_labels import image_keys
 from ..label_maps import read_label_map
 from .image_labels import ImageLabelMapper

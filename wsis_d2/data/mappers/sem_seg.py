@@ -9,9 +9,9 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
-from ...data.image_files import read_dataset_image
 from ...errors import UserError
 from ..augmentation import ColorPadTransform
+from ..image_files import read_dataset_image
 from ..image_labels import image_keys
 from ..label_maps import UNKNOWN, read_label_map
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ... import __version__
 from ...data import check_image_level_dataset, dataset_dicts, label_dataset_name, semantic_truth
 from ...data.image_folder import ImageFolder, image_list_digest
-from ...errors import UserError
+from ...errors import UserError, one_sentence
 from ...evaluation import mean_iou, threshold_confusion_matrices
 from ...files import file_sha256
 from ...labeling import (
@@ -28,7 +28,6 @@ from ...labeling import (
 )
 from ...parallel import one_thread_on_cpu, synchronize_patiently
 from ...weights.checkpoint import load_trained
-from ..cli import one_sentence
 from ..supervision import build_supervision
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -28,7 +29,7 @@ from ...data import (
     label_dataset_name,
 )
 from ...data.image_folder import ImageFolder
-from ...errors import UserError
+from ...errors import UserError, one_sentence
 from ...evaluation import (
     LabelShards,
     PatientEvaluators,
@@ -42,11 +43,10 @@ from ...evaluation import (
     shard_file,
     shard_header,
 )
-from ...files import check_writable, file_sha256, to_json
+from ...files import check_writable, file_sha256
 from ...labeling import LabelGenerator, build_label_generator
 from ...parallel import Shard, deal_images, one_thread_on_cpu
 from ...weights.checkpoint import load_trained
-from ..cli import one_sentence
 from ..supervision import build_supervision
 
 logger = logging.getLogger(__name__)
@@ -98,14 +98,14 @@ def make_pseudo_labels(
     complete = (
         shard is not None
         and resume
-        and read_shard_header(path) == labels.shard_header(shard)
+        and read_shard_header(path) == shard_header(shard, labels.info, labels.fingerprint)
         and not _images_newer_than(path, dataset)
     )
     comm.synchronize()  # all have looked before anyone writes
     if complete:
         logger.info(f"'{path}' is complete already")
         return {}
-    writers = labels.writers(output_file, dataset, shard, resume=resume, stale=replaced)
+    writers = labels.writers(output_file, dataset, shard, resume, replaced)
     finished = set.intersection(*[writer.finished_image_ids() for writer in writers]) - replaced
     todo = [d for d in dataset if d["image_id"] not in finished]
     if finished:
@@ -187,28 +187,28 @@ class _Labels:
         text = json.dumps(settings, sort_keys=True)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
 
-    def shard_header(self, shard: Shard) -> dict:
-        header = shard_header(shard, self.info, self.fingerprint)
-        return json.loads(to_json(header))
-
     def writers(
-        self, output_file: str, dataset: list[dict], shard: Shard | None, **options
+        self,
+        output_file: str,
+        dataset: list[dict],
+        shard: Shard | None,
+        resume: bool,
+        stale: Collection[Hashable],
     ) -> list[PseudoLabelWriter | SemSegLabelWriter]:
         """What writes the labels of ``dataset``, all images or those of the shard."""
-        common = (self.name, output_file, self.info)
-        options = {**options, "dataset_dicts": dataset, "fingerprint": self.fingerprint}
-        writer = (
-            PseudoLabelWriter(*common, **options)
-            if shard is None
-            else ShardLabelWriter(*common, shard, **options)
+        kind = PseudoLabelWriter if shard is None else partial(ShardLabelWriter, shard=shard)
+        writer = kind(
+            self.name,
+            output_file,
+            self.info,
+            dataset_dicts=dataset,
+            fingerprint=self.fingerprint,
+            resume=resume,
+            stale=stale,
         )
         # Shards do not remove what others may be writing.
-        return [
-            writer,
-            *self.map_writers(
-                output_file, dataset, resume=options["resume"], replace=shard is None
-            ),
-        ]
+        maps = self.map_writers(output_file, dataset, resume=resume, replace=shard is None)
+        return [writer, *maps]
 
     def map_writers(
         self, output_file: str, dataset: list[dict], **options

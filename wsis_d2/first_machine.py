@@ -13,9 +13,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ..errors import UserError
-from ..files import read_json, write_json
-from .cli import one_sentence
+from .errors import UserError, one_sentence
+from .files import read_json, write_json
 
 #: In the output folder: ``{"run": id, "state": "running" | "failed" | "done", "beat": number}``.
 SIGNS_FILE = "first_machine.json"

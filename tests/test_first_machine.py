@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from wsis_d2.engine import pipeline
-from wsis_d2.engine.first_machine import SIGNS_FILE, FirstMachine, signs_of_life
 from wsis_d2.errors import UserError
 from wsis_d2.files import write_json
+from wsis_d2.first_machine import SIGNS_FILE, FirstMachine, signs_of_life
 
 
 @pytest.fixture
