@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import runpy
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.utils.logger import setup_logger
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -107,7 +109,19 @@ def run_tool(datasets_root):
 
 
 @pytest.fixture
-def tool_in_process(datasets_root, monkeypatch, capsys):
+def fresh_loggers():
+    """A tool's log handlers hold this test's stdout and output folder: the next test's must not."""
+    yield
+    for name in ("detectron2", "fvcore", "wsis_d2"):
+        target = logging.getLogger(name)
+        for handler in list(target.handlers):
+            target.removeHandler(handler)
+            handler.close()
+    setup_logger.cache_clear()
+
+
+@pytest.fixture
+def tool_in_process(datasets_root, monkeypatch, capsys, fresh_loggers):
     """Run a tool's script in this process, which spares importing torch; returns (code, stderr)."""
 
     def run(name: str, *args: object) -> tuple[int, str]:

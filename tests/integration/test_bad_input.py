@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 from wsis_d2.engine import Trainer, WSISCheckpointer, load_config
@@ -30,18 +28,6 @@ SLIM = (
 CLASSIFIER = "configs/own/wise/classifier.yaml"
 LABELS = "configs/own/wise/pseudo_labels.yaml"
 DETECTOR = "configs/shapes/mask_rcnn_R_50_slim_FPN.yaml"
-
-
-@pytest.fixture(autouse=True)
-def _fresh_loggers():
-    """A tool's log handlers hold this test's stdout and output folder: the next test's must not."""
-    yield
-    for name in ("detectron2", "fvcore", "wsis_d2"):
-        target = logging.getLogger(name)
-        for handler in list(target.handlers):
-            target.removeHandler(handler)
-            handler.close()
-    setup_logger.cache_clear()
 
 
 class Folder:
