@@ -145,6 +145,17 @@ def test_shards_at_the_same_time(whole, run_tool, arguments, datasets_root, tmp_
     assert_same(output, whole)
 
 
+def test_more_processes_than_images(run_tool, arguments, datasets_root, tmp_path):
+    """As when a run goes on that had almost ended: who has no image waits for the others."""
+    shard = ("--output", tmp_path / "labels.json", "--shard", f"0/{NUM_IMAGES}")
+    completed = run_tool(
+        *("make_pseudo_labels.py", *shard, "--num-gpus", 2, "--dist-url", "auto", *arguments)
+    )
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    lines = (tmp_path / f"labels.shard-0-of-{NUM_IMAGES}.jsonl").read_text().splitlines()
+    assert len([line for line in lines if '"image"' in line]) == 1, lines
+
+
 DYING = """
 import os, signal
 from pathlib import Path

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data import DatasetFromList, MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
@@ -115,7 +115,8 @@ def make_pseudo_labels(
     if todo:
         share = deal_images(todo, comm.get_world_size())[comm.get_rank()]
         loader = build_detection_test_loader(
-            dataset=share,
+            # Detectron2 cannot serialize an empty list: that of a process without an image.
+            dataset=DatasetFromList(share, serialize=False),
             mapper=build_supervision(cfg).label_mapper(is_train=False),
             sampler=range(len(share)),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
