@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from wsis_d2 import layers
+from wsis_d2.labeling import alpha_seeds, confident_seeds
+from wsis_d2.layers.permutohedral import PermutohedralLattice
 
 pytestmark = pytest.mark.gpu
 
@@ -157,3 +159,38 @@ def test_fractions_of_boxes(device):
     boxes, region = torch.rand(50, 4) * 30 - 3, torch.rand(24, 26) > 0.5
     found = layers.fraction_inside(boxes.to(device), region.to(device)).cpu()
     torch.testing.assert_close(found, layers.fraction_inside(boxes, region))
+
+
+def test_permutohedral_lattice(device, full_precision):
+    torch.manual_seed(0)
+    features, values = 3 * torch.randn(500, 5), torch.rand(500, 3)
+    expected = PermutohedralLattice(features).filter(values)
+    found = PermutohedralLattice(features.to(device)).filter(values.to(device))
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_dense_crf(device):
+    """Labels are those of the library, or of the tensor operations where it is missing."""
+    torch.manual_seed(0)
+    image = torch.full((60, 80, 3), 60, dtype=torch.uint8)
+    image[:, 40:] = 200
+    image += torch.randint(0, 30, image.shape, dtype=torch.uint8)
+    scores = torch.rand(2, 3, 60, 80)
+    expected = layers.dense_crf_from_scores(image, scores)
+    found = layers.dense_crf_from_scores(image.to(device), scores.to(device))
+    assert found.device.type == torch.device(device).type
+    assert (found.cpu().argmax(1) == expected.argmax(1)).float().mean() > 0.99
+    labels = scores.argmax(1)
+    expected = layers.dense_crf_from_labels(image, labels, 3)
+    found = layers.dense_crf_from_labels(image.to(device), labels.to(device), 3)
+    assert (found.cpu() == expected).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("make_seeds", [confident_seeds, alpha_seeds])
+def test_seeds(device, make_seeds):
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8)
+    cam, class_ids = torch.rand(2, 40, 50) ** 3, torch.tensor([3, 11])
+    found = make_seeds(image, cam.to(device), class_ids)
+    assert found.device.type == torch.device(device).type
+    assert (found.cpu() == make_seeds(image, cam, class_ids)).float().mean() > 0.99

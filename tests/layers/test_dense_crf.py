@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from wsis_d2.errors import UserError
 from wsis_d2.layers import CRFSettings, dense_crf_from_labels, dense_crf_from_scores
+from wsis_d2.layers.dense_crf import infer_by_library, infer_by_tensors
 
 SETTINGS = CRFSettings(num_iters=5, bilateral_sxy=6.0, bilateral_srgb=20.0, bilateral_compat=4.0)
 
@@ -112,10 +112,34 @@ def test_wrong_arguments(image, labels, message):
         dense_crf_from_labels(image, labels, 2)
 
 
-def test_the_library_is_named_where_it_is_missing(monkeypatch):
+@pytest.mark.parametrize("size", [(12, 16), (1, 1), (1, 9), (37, 23)])
+@pytest.mark.parametrize("colors", ["halves", "noise", "flat"])
+@pytest.mark.parametrize("settings", [SETTINGS, CRFSettings(), CRFSettings(num_iters=0)])
+def test_tensor_operations_against_the_library(size, colors, settings):
+    rng = np.random.default_rng(3)
+    image = {
+        "halves": _two_halves(*size),
+        "noise": rng.integers(0, 256, (*size, 3), np.uint8),
+        "flat": np.full((*size, 3), 255, np.uint8),
+    }[colors]
+    scores = torch.from_numpy(rng.uniform(0.01, 1, (2, 3, *size)).astype(np.float32))
+    expected, found = (
+        infer(torch.from_numpy(image), scores.log(), settings)
+        for infer in (infer_by_library, infer_by_tensors)
+    )
+    assert found.dtype == torch.float32
+    # A corner of weight 0 up to rounding is a cell for the one and none for the other.
+    assert (found - expected).abs().mean() < 1e-4
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.03)
+
+
+def test_tensor_operations_are_used_where_the_library_is_missing(monkeypatch):
+    image, labels = _two_halves(), np.random.default_rng(2).integers(0, 3, (12, 16))
+    expected = dense_crf_from_labels(image, labels, 3, SETTINGS)
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
-    with pytest.raises(UserError, match="pip install pydensecrf2"):
-        dense_crf_from_labels(_two_halves(), np.zeros((12, 16), int), 2)
+    with pytest.raises(ImportError):
+        infer_by_library(torch.from_numpy(image), torch.zeros(1, 3, 12, 16), SETTINGS)
+    assert np.array_equal(dense_crf_from_labels(image, labels, 3, SETTINGS), expected)
 
 
 def test_several_maps_of_an_image_are_refined_each_by_itself():

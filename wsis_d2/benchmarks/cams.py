@@ -44,10 +44,10 @@ def seeds(workload: Workload) -> Benchmark:
 
     def run(scene: Scene):
         cam = full_size_cam(scene.cam(cfg.CAM.STRIDE), scene.size, cfg.CAM.STRIDE)
-        return make_seeds(scene.image, cam.numpy(), scene.labels.numpy())
+        return make_seeds(scene.image, cam.to(workload.device), scene.labels)
 
     def work(scene: Scene) -> Work:
         one = crf_work(*scene.size, 1 + len(scene.labels), make_seeds.keywords["crf"])
         return Work({dtype: 2 * n for dtype, n in one.flops.items()}, 2 * one.bytes)
 
-    return Benchmark(run, workload.scenes, workload.what, work)
+    return Benchmark(run, workload.scenes, workload.what, work, device=workload.device)

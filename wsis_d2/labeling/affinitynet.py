@@ -147,9 +147,8 @@ class AffinityNetLabels(LabelGenerator):
         cues = AffinityNetCues(cam, class_ids, features, before, after, labels[winners.cpu()])
         if self.crf is not None:
             image = x["image"][[2, 1, 0]] if self.image_format == "BGR" else x["image"]
-            image = image.permute(1, 2, 0).contiguous().to("cpu", torch.uint8)
-            refined = dense_crf_from_scores(image, probabilities.cpu(), self.crf)
-            probabilities = torch.as_tensor(refined)
+            image = image.permute(1, 2, 0).to(torch.uint8)
+            probabilities = dense_crf_from_scores(image, probabilities, self.crf)
             winners = probabilities.argmax(0)
         best = probabilities.gather(0, winners[None])[0]
         return {

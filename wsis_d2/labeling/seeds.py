@@ -41,15 +41,16 @@ def confident_seeds(
 
     Returns:
         (H, W) uint8: 0 background, c + 1 class c, 255 unknown; an array where ``cam`` is one, else
-        a CPU tensor.
+        a tensor on its device.
 
     Raises:
         ValueError: wrong shapes or types.
     """
     maps, labels = _check_cam(cam, class_ids)
 
-    thresholds = np.array([fg_threshold, bg_threshold], maps.dtype)[:, None, None]
-    winners = np.where(maps.max(0) > thresholds, maps.argmax(0) + 1, 0)
+    highest, best = maps.max(0)
+    thresholds = maps.new_tensor([fg_threshold, bg_threshold])[:, None, None]
+    winners = torch.where(highest > thresholds, best + 1, 0)
     if crf is not None:
         winners = dense_crf_from_labels(image, winners, len(labels), crf)
     return _combine(*labels[winners], cam)
@@ -82,8 +83,10 @@ def alpha_seeds(
     """
     maps, labels = _check_cam(cam, class_ids)
 
-    backgrounds = [(1 - maps.max(0)).clip(0) ** alpha for alpha in (low_alpha, high_alpha)]
-    scores = np.stack([np.concatenate([background[None], maps]) for background in backgrounds])
+    background = (1 - maps.amax(0)).clamp(min=0)
+    scores = torch.stack(
+        [torch.cat([background[None] ** alpha, maps]) for alpha in (low_alpha, high_alpha)]
+    )
     if crf is not None:
         scores = dense_crf_from_scores(image, scores, crf)
     return _combine(*labels[scores.argmax(1)], cam)
@@ -115,23 +118,22 @@ def build_seed_function(cfg: CfgNode) -> partial:
     raise UserError(f"SEEDS.METHOD is '{seeds.METHOD}': choose 'confident' or 'alpha'")
 
 
-def _check_cam(
-    cam: np.ndarray | Tensor, class_ids: np.ndarray | Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    """The CAMs as an array, and the labels of the background and of each map."""
-    maps = cam.detach().cpu().numpy() if isinstance(cam, Tensor) else np.asarray(cam)
-    ids = np.asarray(torch.as_tensor(class_ids).cpu())
+def _check_cam(cam: np.ndarray | Tensor, class_ids: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
+    """The CAMs, and the labels of the background and of each map, on their device."""
+    maps = torch.as_tensor(cam).detach()
+    ids = torch.as_tensor(class_ids, device=maps.device)
     if maps.ndim != 3 or ids.shape != maps.shape[:1] or not len(ids):
         raise ValueError(
-            f"cam must be (C, H, W) and class_ids (C,) with C > 0, got {maps.shape} and {ids.shape}"
+            f"cam must be (C, H, W) and class_ids (C,) with C > 0, got {tuple(maps.shape)} and "
+            f"{tuple(ids.shape)}"
         )
-    return maps, np.append(0, ids + 1).astype(np.uint8)
+    return maps, torch.cat([ids.new_zeros(1), ids + 1]).to(torch.uint8)
 
 
 def _combine(
-    sure_foreground: np.ndarray, any_foreground: np.ndarray, cam: np.ndarray | Tensor
+    sure_foreground: Tensor, any_foreground: Tensor, cam: np.ndarray | Tensor
 ) -> np.ndarray | Tensor:
     """(H, W) uint8 seeds from the labels of the strict and of the generous run."""
-    seeds = np.where((sure_foreground == 0) & (any_foreground > 0), UNKNOWN, sure_foreground)
-    seeds = seeds.astype(np.uint8)
-    return torch.from_numpy(seeds) if isinstance(cam, Tensor) else seeds
+    unsure = (sure_foreground == 0) & (any_foreground > 0)
+    seeds = sure_foreground.masked_fill(unsure, UNKNOWN)
+    return seeds if isinstance(cam, Tensor) else seeds.numpy()

