@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, MetadataCatalog, build_detection_test_loader
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
@@ -45,7 +45,7 @@ from ...evaluation import (
 )
 from ...files import check_writable, file_sha256
 from ...labeling import LabelGenerator, build_label_generator
-from ...parallel import Shard, deal_images, one_thread_on_cpu
+from ...parallel import Shard, one_thread_on_cpu
 from ...weights.checkpoint import load_trained
 from ..supervision import build_supervision
 
@@ -113,14 +113,7 @@ def make_pseudo_labels(
     evaluator = PatientEvaluators(writers)
     start = time.perf_counter()
     if todo:
-        share = deal_images(todo, comm.get_world_size())[comm.get_rank()]
-        loader = build_detection_test_loader(
-            # Detectron2 cannot serialize an empty list: that of a process without an image.
-            dataset=DatasetFromList(share, serialize=False),
-            mapper=build_supervision(cfg).label_mapper(is_train=False),
-            sampler=range(len(share)),
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-        )
+        loader = build_supervision(cfg).label_loader(todo)
         try:
             with one_thread_on_cpu(cfg.MODEL.DEVICE):
                 results = inference_on_dataset(labels.generator, loader, evaluator)
