@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from .errors import UserError
+from .processes import end_with_parent
 
 # Below this many images per process, starting one costs more than it saves.
 _MIN_IMAGES_PER_WORKER = 16
@@ -167,7 +168,7 @@ def map_images(
             return results
         # Forking a process whose libraries run threads, CUDA's above all, may hang it.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(num_workers, context, _use_one_thread) as pool:
+        with ProcessPoolExecutor(num_workers, context, _begin_worker) as pool:
             futures = [pool.submit(work, task) for task in tasks]
             try:
                 for future in as_completed(futures):
@@ -201,6 +202,7 @@ def for_each_image(
         )
 
 
-def _use_one_thread() -> None:
+def _begin_worker() -> None:
+    end_with_parent()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

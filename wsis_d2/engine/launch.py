@@ -12,8 +12,10 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 
 import torch
 import torch.distributed as dist
@@ -21,8 +23,9 @@ import torch.multiprocessing as mp
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
-from ..errors import UserError, one_sentence
+from ..errors import UserError, explain
 from ..parallel import create_patient_group, forget_patient_group, synchronize_patiently
+from ..processes import end_with_parent, kill, terminate
 from .setup import configured_device
 
 logger = logging.getLogger(__name__)
@@ -58,8 +61,10 @@ def launch(
     ignored and ``main_func`` runs in this process.
 
     Raises:
-        UserError: what a worker raised, or a request for more GPUs than the machine has.
+        UserError: what a worker raised, numbers that are none of a job, or a request for more GPUs
+            than the machine has.
     """
+    check_job_size(num_gpus_per_machine, num_machines, machine_rank)
     if dist.is_torchelastic_launched():
         _init_torchrun(device, timeout)
         _run_and_leave(main_func, args)
@@ -84,6 +89,22 @@ def launch(
     _start_processes(_distributed_worker, num_gpus_per_machine, (*worker_args, timeout, on_gpus))
 
 
+def check_job_size(num_gpus: int, num_machines: int = 1, machine_rank: int = 0) -> None:
+    """See :func:`launch`.
+
+    Raises:
+        UserError: a job cannot have these numbers.
+    """
+    for option, number in (("--num-gpus", num_gpus), ("--num-machines", num_machines)):
+        if number < 1:
+            raise UserError(f"{option} is {number}: give 1 or more (1 runs on a CPU too)")
+    if not 0 <= machine_rank < num_machines:
+        raise UserError(
+            f"--machine-rank is {machine_rank}, but the ranks of --num-machines {num_machines} are "
+            f"0 to {num_machines - 1}"
+        )
+
+
 def launch_from_args(
     main_func: Callable,
     args: argparse.Namespace,
@@ -91,26 +112,30 @@ def launch_from_args(
 ) -> None:
     """Run ``main_func(args)`` as the arguments of Detectron2's parser ask for.
 
-    Detectron2's default for ``--dist-url`` is one port per user, so a second job on the machine
-    would find it taken: a job of one machine has a free port instead.
-
     Args:
         main_func: see :func:`launch`.
         args: of Detectron2's parser.
         device_of: the device of a config file and its options.
     """
-    dist_url = args.dist_url
-    if args.num_machines == 1 and dist_url == default_argument_parser().get_default("dist_url"):
-        dist_url = "auto"
     launch(
         main_func,
         args.num_gpus,
         args.num_machines,
         args.machine_rank,
-        dist_url=dist_url,
+        dist_url=free_address(args.dist_url, args.num_machines),
         args=(args,),
         device=device_of(args.config_file, args.opts),
     )
+
+
+def free_address(dist_url: str | None, num_machines: int) -> str | None:
+    """``--dist-url`` of a job, where nobody gave one "auto".
+
+    Detectron2's default is one port per user, so that a second job on the machine would find it
+    taken; a job of several machines keeps it.
+    """
+    is_default = dist_url == default_argument_parser().get_default("dist_url")
+    return "auto" if num_machines == 1 and is_default else dist_url
 
 
 def run_in_fresh_process(main_func: Callable, args: tuple = ()) -> None:
@@ -120,22 +145,53 @@ def run_in_fresh_process(main_func: Callable, args: tuple = ()) -> None:
 
 def _start_processes(worker: Callable, num_processes: int, args: tuple) -> None:
     messages = mp.get_context("spawn").SimpleQueue()
+    context = mp.start_processes(
+        _reporting_worker,
+        args=(messages, worker, args),
+        nprocs=num_processes,
+        daemon=False,
+        join=False,
+    )
     try:
-        mp.start_processes(
-            _reporting_worker, args=(messages, worker, args), nprocs=num_processes, daemon=False
-        )
+        _wait_for_processes(context.processes)
+        while not context.join():
+            pass
     except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
         if not messages.empty():
             raise UserError(messages.get()) from error
+        if isinstance(error, mp.ProcessExitedException) and error.signal_name:
+            raise UserError(
+                f"process {error.error_pid} of this run was ended by {error.signal_name}: often "
+                "there was too little memory; then run the same command with --resume"
+            ) from error
+        raise
+    except BaseException:
+        terminate(context.processes)
         raise
 
 
+def _wait_for_processes(processes: Sequence[BaseProcess]) -> None:
+    """Until all have ended, or one has failed: the others, who may wait for it, are killed then."""
+    running = {process.sentinel: process for process in processes}
+    while running:
+        ended = [running.pop(sentinel) for sentinel in wait(list(running))]
+        for process in ended:
+            process.join()
+        if any(process.exitcode for process in ended):
+            kill(list(running.values()))
+            return
+
+
 def _reporting_worker(local_rank: int, messages, worker: Callable, args: tuple) -> None:
+    end_with_parent()
     try:
         worker(local_rank, *args)
-    except UserError as error:
+    except (UserError, OSError) as error:
+        message = explain(error)
+        if not message:
+            raise
         # The parent shows one sentence, not the traceback of a child process.
-        messages.put(one_sentence(error))
+        messages.put(message)
         raise SystemExit(1) from error
 
 

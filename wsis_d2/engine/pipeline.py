@@ -36,10 +36,11 @@ from detectron2.utils import comm
 from ..errors import UserError
 from ..files import check_writable_folder, read_json, write_json
 from ..first_machine import FirstMachine, signs_of_life
+from ..folder_lock import lock_folder
 from ..parallel import synchronize_patiently
-from .launch import launch, run_in_fresh_process
+from .launch import check_job_size, free_address, launch, run_in_fresh_process
 from .recipe_file import read_recipe_file
-from .setup import configured_device, load_config, setup
+from .setup import configured_device, load_config, merged_config, setup
 from .stages import RECIPE_FILE, STAGE_KINDS
 from .stages.files import outputs_exist, stage_fingerprint, write_outputs
 
@@ -190,13 +191,18 @@ def run_recipe(
     Returns:
         What ``metrics.json`` holds: ``{stage: {"seconds": ..., "metrics": {...}}}``.
     """
+    check_job_size(num_gpus, num_machines, machine_rank)
     recipe, output, opts = load_recipe(recipe_file), os.path.abspath(output), list(opts or [])
+    for stage in recipe.stages:  # a mistake in the last must not show up after days
+        merged_config(*_config_arguments(recipe, stage, output, opts))
     check_writable_folder(output)
-    if machine_rank == 0:
+    under_torchrun = dist.is_torchelastic_launched()
+    if machine_rank == 0 and (not under_torchrun or os.environ["RANK"] == "0"):
+        lock_folder(output)
         # What the report must know of the recipe.
         stages = [{"name": stage.name, "run": stage.run} for stage in recipe.stages]
         write_json(os.path.join(output, RECIPE_FILE), {"title": recipe.title, "stages": stages})
-    if dist.is_torchelastic_launched():
+    if under_torchrun:
         # torchrun's processes stay together; those without work wait for a stage to end.
         launch(
             _run_stages,
@@ -205,6 +211,7 @@ def run_recipe(
             device=_group_device(recipe, output, opts),
         )
     else:
+        dist_url = free_address(dist_url, num_machines)
         processes = (num_gpus, num_machines, machine_rank, dist_url)
         run = functools.partial(_run_in_new_processes, processes)
         signs = signs_of_life(output) if num_machines > 1 and machine_rank == 0 else nullcontext()
