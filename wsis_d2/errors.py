@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import logging
+import threading
 from typing import Any
 
 from fvcore.common.registry import Registry
@@ -38,6 +40,20 @@ def explain(error: BaseException) -> str:
         f"{what} cannot be written ({cause.strerror}): make room on the disk, then run the same "
         "command with --resume"
     )
+
+
+def say_full_disks_once() -> None:
+    """Keep a full disk from being a traceback per line of the log and per thread that writes, too.
+
+    For a process whose exceptions are shown as :func:`explain` has them.
+    """
+    logging.raiseExceptions = False
+    threading.excepthook = _show_unless_explained
+
+
+def _show_unless_explained(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is None or not explain(args.exc_value):
+        threading.__excepthook__(args)
 
 
 def os_error(error: BaseException | None) -> OSError | None:

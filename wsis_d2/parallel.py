@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -157,6 +158,9 @@ def map_images(
         tasks: one per image.
         what: what is made, in the plural, for the bar: "proposals".
         num_workers: processes at the most; few images get fewer, 0 or 1 works in this one.
+
+    Raises:
+        UserError: a process was killed.
     """
     num_workers = min(num_workers, len(tasks) // _MIN_IMAGES_PER_WORKER)
     with tqdm(total=len(tasks), desc=what.capitalize(), unit="image", mininterval=1.0) as progress:
@@ -174,6 +178,11 @@ def map_images(
                 for future in as_completed(futures):
                     future.result()
                     progress.update()
+            except BrokenProcessPool as error:
+                raise UserError(
+                    f"a process that made {what} was ended by a signal: often there was too little "
+                    "memory; run again"
+                ) from error
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

@@ -17,6 +17,10 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import torch.multiprocessing as mp
+
+from .errors import UserError, explain, say_full_disks_once
+
 #: As shells have it: 128 and the signal's number.
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
@@ -90,3 +94,69 @@ def kill(processes: Sequence[BaseProcess]) -> None:
         process.kill()
     for process in processes:
         process.join()
+
+
+def run_processes(worker: Callable, num_processes: int, args: tuple) -> None:
+    """Run ``worker(i, *args)`` in new processes, and wait for them.
+
+    Where one fails, the others, which may wait for it, are killed. They end with this process, and
+    by SIGTERM where it is interrupted.
+
+    Args:
+        worker: a function that can be pickled, as can ``args``.
+        num_processes: i is 0 .. num_processes - 1.
+        args: the other arguments.
+
+    Raises:
+        UserError: a worker raised one, found the disk full or was ended by a signal.
+    """
+    messages = mp.get_context("spawn").SimpleQueue()
+    context = mp.start_processes(
+        _reporting_worker,
+        args=(messages, worker, args),
+        nprocs=num_processes,
+        daemon=False,
+        join=False,
+    )
+    try:
+        _wait_for_processes(context.processes)
+        while not context.join():
+            pass
+    except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+        if not messages.empty():
+            raise UserError(messages.get()) from error
+        if isinstance(error, mp.ProcessExitedException) and error.signal_name:
+            raise UserError(
+                f"process {error.error_pid} of this run was ended by {error.signal_name}: often "
+                "there was too little memory; then run the same command with --resume"
+            ) from error
+        raise
+    except BaseException:
+        terminate(context.processes)
+        raise
+
+
+def _wait_for_processes(processes: Sequence[BaseProcess]) -> None:
+    """Until all have ended, or one has failed: the others, who may wait for it, are killed then."""
+    running = {process.sentinel: process for process in processes}
+    while running:
+        ended = [running.pop(sentinel) for sentinel in wait(list(running))]
+        for process in ended:
+            process.join()
+        if any(process.exitcode for process in ended):
+            kill(list(running.values()))
+            return
+
+
+def _reporting_worker(local_rank: int, messages, worker: Callable, args: tuple) -> None:
+    end_with_parent()
+    say_full_disks_once()
+    try:
+        worker(local_rank, *args)
+    except (UserError, OSError) as error:
+        message = explain(error)
+        if not message:
+            raise
+        # The parent shows one sentence, not the traceback of a child process.
+        messages.put(message)
+        raise SystemExit(1) from error

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from ..errors import explain
+from ..errors import explain, say_full_disks_once
 from ..processes import EXIT_TERMINATED, Terminated, on_sigterm, raise_terminated
 
 #: Exit codes: argparse's own 2 for bad arguments is used for everything that the user can mend.
@@ -22,6 +22,7 @@ def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namesp
         stderr as ``error: <sentence>``), 130 after Ctrl-C, 143 after SIGTERM. Any other exception
         keeps its traceback: it is a bug, and the traceback is what a report needs.
     """
+    say_full_disks_once()
     try:
         with on_sigterm(raise_terminated):
             main(args)

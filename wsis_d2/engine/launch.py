@@ -12,20 +12,17 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
-from ..errors import UserError, explain
+from ..errors import UserError
 from ..parallel import create_patient_group, forget_patient_group, synchronize_patiently
-from ..processes import end_with_parent, kill, terminate
+from ..processes import run_processes
 from .setup import configured_device
 
 logger = logging.getLogger(__name__)
@@ -86,7 +83,7 @@ def launch(
             )
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     worker_args = (main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args)
-    _start_processes(_distributed_worker, num_gpus_per_machine, (*worker_args, timeout, on_gpus))
+    run_processes(_distributed_worker, num_gpus_per_machine, (*worker_args, timeout, on_gpus))
 
 
 def check_job_size(num_gpus: int, num_machines: int = 1, machine_rank: int = 0) -> None:
@@ -140,59 +137,7 @@ def free_address(dist_url: str | None, num_machines: int) -> str | None:
 
 def run_in_fresh_process(main_func: Callable, args: tuple = ()) -> None:
     """Run ``main_func(*args)`` in one new process, whose memory, seeds and loggers are its own."""
-    _start_processes(_plain_worker, 1, (main_func, args))
-
-
-def _start_processes(worker: Callable, num_processes: int, args: tuple) -> None:
-    messages = mp.get_context("spawn").SimpleQueue()
-    context = mp.start_processes(
-        _reporting_worker,
-        args=(messages, worker, args),
-        nprocs=num_processes,
-        daemon=False,
-        join=False,
-    )
-    try:
-        _wait_for_processes(context.processes)
-        while not context.join():
-            pass
-    except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
-        if not messages.empty():
-            raise UserError(messages.get()) from error
-        if isinstance(error, mp.ProcessExitedException) and error.signal_name:
-            raise UserError(
-                f"process {error.error_pid} of this run was ended by {error.signal_name}: often "
-                "there was too little memory; then run the same command with --resume"
-            ) from error
-        raise
-    except BaseException:
-        terminate(context.processes)
-        raise
-
-
-def _wait_for_processes(processes: Sequence[BaseProcess]) -> None:
-    """Until all have ended, or one has failed: the others, who may wait for it, are killed then."""
-    running = {process.sentinel: process for process in processes}
-    while running:
-        ended = [running.pop(sentinel) for sentinel in wait(list(running))]
-        for process in ended:
-            process.join()
-        if any(process.exitcode for process in ended):
-            kill(list(running.values()))
-            return
-
-
-def _reporting_worker(local_rank: int, messages, worker: Callable, args: tuple) -> None:
-    end_with_parent()
-    try:
-        worker(local_rank, *args)
-    except (UserError, OSError) as error:
-        message = explain(error)
-        if not message:
-            raise
-        # The parent shows one sentence, not the traceback of a child process.
-        messages.put(message)
-        raise SystemExit(1) from error
+    run_processes(_plain_worker, 1, (main_func, args))
 
 
 def _plain_worker(_: int, main_func: Callable, args: tuple) -> None:

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from ..config import add_wsis_config
+from ..config import add_wsis_config, check_counts
 from ..data import register_builtin_datasets, register_own_datasets, training_classes
 from ..errors import UserError
 from ..files import check_writable_folder, write_text
@@ -87,26 +87,8 @@ def merged_config(config_file: str, opts: list[str] | None) -> CfgNode:
             raise UserError(f"KEY VALUE options come in pairs, got {' '.join(opts)!r}")
         for key, value in zip(opts[::2], opts[1::2]):
             _merge(cfg.merge_from_list, [key, value], f"option {key} {value}")
-    _check_counts(cfg)
+    check_counts(cfg)
     return cfg
-
-
-#: Numbers below these would be an exception much later, or no work at all.
-_LEAST = {
-    "DATALOADER.NUM_WORKERS": 0,
-    "SEEDS.NUM_WORKERS": 0,
-    "SOLVER.CHECKPOINT_PERIOD": 1,
-    "SOLVER.IMS_PER_BATCH": 1,
-    "SOLVER.MAX_ITER": 1,
-    "TEST.EVAL_PERIOD": 0,
-}
-
-
-def _check_counts(cfg: CfgNode) -> None:
-    for key, least in _LEAST.items():
-        value = functools.reduce(CfgNode.__getitem__, key.split("."), cfg)
-        if value < least:
-            raise UserError(f"{key} is {value}: give {least} or more")
 
 
 def _import_modules(names: Sequence[str]) -> None:
@@ -188,5 +170,3 @@ def prepare_folder(folder: str) -> None:
         check_writable_folder(folder)
         lock_folder(folder)
     comm.synchronize()
-    # A full disk ends the run with one sentence, not with a traceback per line of the log.
-    logging.raiseExceptions = False
