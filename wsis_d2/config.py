@@ -1,6 +1,20 @@
 """Every config key that the plugin adds to Detectron2's, once, with its meaning."""
 
+import functools
+
 from detectron2.config import CfgNode as CN
+
+from .errors import UserError
+
+#: Below these a number would be an exception much later, or no work at all.
+LEAST = {
+    "DATALOADER.NUM_WORKERS": 0,
+    "SEEDS.NUM_WORKERS": 0,
+    "SOLVER.CHECKPOINT_PERIOD": 1,
+    "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.MAX_ITER": 1,
+    "TEST.EVAL_PERIOD": 0,
+}
 
 
 def add_wsis_config(cfg: CN) -> None:
@@ -24,6 +38,18 @@ def add_wsis_config(cfg: CN) -> None:
     _add_density_config(cfg)
     _add_evaluation_config(cfg)
     _add_noise_config(cfg)
+
+
+def check_counts(cfg: CN) -> None:
+    """Look at what counts something, Detectron2's keys too.
+
+    Raises:
+        UserError: a number is lower than :data:`LEAST` says.
+    """
+    for key, least in LEAST.items():
+        value = functools.reduce(CN.__getitem__, key.split("."), cfg)
+        if value < least:
+            raise UserError(f"{key} is {value}: give {least} or more")
 
 
 def _own_dataset(name: str) -> CN:

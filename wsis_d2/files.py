@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -135,6 +136,24 @@ def check_writable_folder(folder: str | os.PathLike, key: str = "folder") -> Non
         raise UserError(
             f"output folder '{folder}' is not writable ({error.strerror}): choose another {key}"
         ) from error
+
+
+def folder_size(folder: str | os.PathLike) -> int:
+    """Bytes of all files below a folder; 0 where it does not exist."""
+    size = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # a link to nothing
+                size += os.path.getsize(os.path.join(root, name))
+    return size
+
+
+def free_space(path: str | os.PathLike) -> int:
+    """Bytes that may still be written below ``path``, which need not exist."""
+    path = os.path.abspath(path)
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return shutil.disk_usage(path).free
 
 
 def file_sha256(path: str) -> str:
