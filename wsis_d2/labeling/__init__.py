@@ -21,6 +21,7 @@ from .localizers import (
     build_localizer,
 )
 from .optimize import optimize_for_inference
+from .prompts import Prompter, build_prompter
 from .refine import ProposalRefinement, refine_instances
 from .seeds import alpha_seeds, build_seed_function, confident_seeds, crf_settings
 from .selectors import (
@@ -61,6 +62,7 @@ __all__ = [
     "PRM",
     "PRMPeaks",
     "PRMScore",
+    "Prompter",
     "ProposalRefinement",
     "SampledObjectness",
     "Selector",
@@ -69,6 +71,7 @@ __all__ = [
     "alpha_seeds",
     "build_label_generator",
     "build_localizer",
+    "build_prompter",
     "build_seed_function",
     "build_selector",
     "confident_seeds",

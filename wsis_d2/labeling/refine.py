@@ -8,6 +8,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 
 from ..proposals import ProposalSource
 from ..structures import MaskProposals, encode_masks, mask_iou
+from .prompts import Prompter
 
 
 class ProposalRefinement(torch.nn.Module):
@@ -17,7 +18,8 @@ class ProposalRefinement(torch.nn.Module):
     of that proposal; classes and scores stay (section 3.3).
 
     Input: the standard list of dicts with what the model wants, and ``file_name``, ``image_id``,
-    ``height``, ``width``. Output: that of the model, its ``instances`` refined.
+    ``height``, ``width``, and for prompted proposals ``image``. Output: that of the model, its
+    ``instances`` refined.
 
     Args:
         model: gives ``instances`` with ``pred_masks`` (N, H, W) bool and ``pred_boxes`` at the
@@ -25,13 +27,21 @@ class ProposalRefinement(torch.nn.Module):
         proposals: the proposals.
         min_iou: a mask stays as it is where no proposal has a Jaccard index above this; at 0, where
             none overlaps it at all.
+        prompter: what prompted proposals are asked of the predicted masks; None where they are not.
     """
 
-    def __init__(self, model: torch.nn.Module, proposals: ProposalSource, min_iou: float = 0.0):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        proposals: ProposalSource,
+        min_iou: float = 0.0,
+        prompter: Prompter | None = None,
+    ):
         super().__init__()
         self.model = model
         self.proposals = proposals
         self.min_iou = min_iou
+        self.prompter = prompter
         self.train(model.training)
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
@@ -40,11 +50,29 @@ class ProposalRefinement(torch.nn.Module):
             {
                 **output,
                 "instances": refine_instances(
-                    output["instances"], self.proposals.get(x), self.min_iou
+                    output["instances"],
+                    propose_for_masks(self.proposals, self.prompter, x, output["instances"]),
+                    self.min_iou,
                 ),
             }
             for x, output in zip(batched_inputs, self.model(batched_inputs))
         ]
+
+
+def propose_for_masks(
+    proposals: ProposalSource, prompter: Prompter | None, x: dict, instances: Instances
+) -> MaskProposals:
+    """The proposals of an image to refine masks with.
+
+    Args:
+        proposals: the proposals.
+        prompter: see :class:`ProposalRefinement`.
+        x: a model input dict, see there.
+        instances: with ``pred_masks`` (N, H, W) bool at the original size.
+    """
+    if prompter is None:
+        return proposals.get(x)
+    return proposals.get(x, prompter.of_instances(instances))
 
 
 def refine_instances(
