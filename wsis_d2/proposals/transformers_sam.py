@@ -114,12 +114,10 @@ class TransformersSAM(PromptableSegmenter):
     def _mask_inputs(self, embedding: _Embedding, masks: Tensor) -> Tensor:
         """(P, 1, h, w) logits of the mask prompts, at a quarter of the stride of the features."""
         sides = [4 * side for side in self.network.prompt_encoder.image_embedding_size]
-        extent = [
-            max(1, round(side * inner / outer))
-            for side, inner, outer in zip(sides, embedding.extent, embedding.input_size)
-        ]
-        masks = _resize(masks[:, None], extent, antialias=True).clamp(0, 1)
-        masks = F.pad(masks, (0, sides[1] - extent[1], 0, sides[0] - extent[0]))
+        (height, width), (extent_height, extent_width) = embedding.input_size, embedding.extent
+        masks = _resize(masks[:, None], embedding.extent)
+        masks = F.pad(masks, (0, width - extent_width, 0, height - extent_height))
+        masks = _resize(masks, sides, antialias=True).clamp(0, 1)
         return torch.logit(masks, eps=_CERTAINTY)
 
 
