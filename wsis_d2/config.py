@@ -404,6 +404,9 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS.NMS_THRESHOLD = 0.3
     # ... masks of any class (PRM; the generator "PRM" always does).
     cfg.PSEUDO_LABELS.CLASS_AGNOSTIC_NMS = False
+    # Masks of any generator, IRNet's for one, become the proposals of PROPOSALS of highest Jaccard
+    # index, of which NMS_THRESHOLD keeps one per object; "SelfTraining" has a key of its own.
+    cfg.PSEUDO_LABELS.REFINE_WITH_PROPOSALS = False
     # Export this many of each object's best proposals with their weights, for
     # DATASETS.PSEUDO.SAMPLE_CANDIDATES; 0: only the chosen one.
     cfg.PSEUDO_LABELS.MAX_CANDIDATES = 0

@@ -22,7 +22,7 @@ from .localizers import (
 )
 from .optimize import optimize_for_inference
 from .prompts import Prompter, build_prompter
-from .refine import ProposalRefinement, refine_instances
+from .refine import LabelRefinement, ProposalRefinement, refine_instances
 from .seeds import alpha_seeds, build_seed_function, confident_seeds, crf_settings
 from .selectors import (
     SELECTOR_REGISTRY,
@@ -54,6 +54,7 @@ __all__ = [
     "IRNetCentroids",
     "InstanceWalk",
     "LabelGenerator",
+    "LabelRefinement",
     "IRNetCues",
     "IRNetLabels",
     "Localizer",

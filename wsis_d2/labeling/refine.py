@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from ..proposals import ProposalSource
-from ..structures import MaskProposals, encode_masks, mask_iou
+from ..structures import MaskProposals, encode_masks, mask_iou, mask_nms
 from .prompts import Prompter
 
 
@@ -57,6 +57,52 @@ class ProposalRefinement(torch.nn.Module):
             }
             for x, output in zip(batched_inputs, self.model(batched_inputs))
         ]
+
+
+class LabelRefinement:
+    """Pseudo masks of any generator become the proposals most like them, and those that become
+    alike one label: that of the best score.
+
+    Args:
+        proposals: the proposals.
+        prompter: what prompted proposals are asked of the masks; None where they are not.
+        nms_threshold: refined masks that overlap a better one by more than this IoU are dropped.
+        class_agnostic_nms: those of other classes too.
+    """
+
+    def __init__(
+        self,
+        proposals: ProposalSource,
+        *,
+        prompter: Prompter | None = None,
+        nms_threshold: float = 0.3,
+        class_agnostic_nms: bool = False,
+    ) -> None:
+        self.proposals = proposals
+        self.prompter = prompter
+        self.nms_threshold = nms_threshold
+        self.class_agnostic_nms = class_agnostic_nms
+
+    def __call__(self, x: dict, instances: Instances) -> Instances:
+        """Refine the labels of an image.
+
+        Args:
+            x: a model input dict, see :class:`ProposalRefinement`.
+            instances: N labels with ``pred_masks`` (N, H, W) bool at the original size,
+                ``pred_boxes``, ``scores`` and ``pred_classes``.
+
+        Returns:
+            At most N, best score first.
+        """
+        proposals = propose_for_masks(self.proposals, self.prompter, x, instances)
+        refined = refine_instances(instances, proposals)
+        kept = mask_nms(
+            encode_masks(refined.pred_masks.cpu().numpy()),
+            refined.scores.cpu().numpy(),
+            self.nms_threshold,
+            classes=None if self.class_agnostic_nms else refined.pred_classes.tolist(),
+        )
+        return refined[torch.from_numpy(kept)]
 
 
 def propose_for_masks(
