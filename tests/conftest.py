@@ -224,3 +224,29 @@ def wise_output(datasets_root, tmp_path_factory) -> Path:
     assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
     (output / "console.txt").write_text(completed.stdout)
     return output
+
+
+@pytest.fixture(scope="session")
+def random_sam(tmp_path_factory) -> str:
+    """A folder with a small SAM of random weights, as transformers saves it."""
+    transformers = pytest.importorskip("transformers")
+    vision = {"hidden_size": 16, "output_channels": 16, "num_hidden_layers": 1, "image_size": 64}
+    vision |= {"num_attention_heads": 2, "patch_size": 8, "num_pos_feats": 8, "window_size": 4}
+    heads = {"hidden_size": 16, "mlp_dim": 16, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
+    config = transformers.SamConfig(
+        vision_config={**vision, "global_attn_indexes": [0]},
+        prompt_encoder_config={"hidden_size": 16, "image_size": 64, "patch_size": 8},
+        mask_decoder_config=heads,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = transformers.SamModel(config)
+        for parameter in network.parameters():  # so random that the prompts count
+            torch.nn.init.normal_(parameter, std=0.4)
+    processor = transformers.SamImageProcessor(
+        size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}
+    )
+    folder = str(tmp_path_factory.mktemp("sam"))
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

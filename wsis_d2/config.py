@@ -283,7 +283,8 @@ def _add_retina_mask_config(cfg: CN) -> None:
 def _add_proposals_config(cfg: CN) -> None:
     cfg.PROPOSALS = CN()
     # "builtin" (hierarchical graph-based segmentation), or files of "mat" (MCG/COB), "coco_json"
-    # (COCO results: DeepMask, SharpMask, ...) or "sam" (segment-anything's mask generator).
+    # (COCO results: DeepMask, SharpMask, ...) or "sam" (segment-anything's mask generator); or
+    # "prompted": a segmenter such as SAM, asked where objects were located.
     cfg.PROPOSALS.SOURCE = "builtin"
     # Folder (mat, sam), file (coco_json) or cache folder (builtin).
     cfg.PROPOSALS.PATH = "output/proposals"
@@ -317,6 +318,31 @@ def _add_proposals_config(cfg: CN) -> None:
     cfg.PROPOSALS.BUILTIN.NMS_THRESHOLD = 0.9
     # Kept in the cache per image; PROPOSALS.MAX_PER_IMAGE takes from these.
     cfg.PROPOSALS.BUILTIN.MAX_PROPOSALS = 200
+
+    # The source "prompted".
+    cfg.PROPOSALS.PROMPTED = CN()
+    # Name in the PROMPTABLE_SEGMENTER registry: "TransformersSAM" (SAM, SAM 2, SAM 3; needs
+    # transformers).
+    cfg.PROPOSALS.PROMPTED.SEGMENTER = "TransformersSAM"
+    # Folder of its weights, as transformers saves them, or their name on the Hugging Face hub.
+    cfg.PROPOSALS.PROMPTED.WEIGHTS = ""
+    # What it is asked of every object, each a question of its own that gives candidate masks: parts
+    # joined by "+", of "point" (where the object was located), "box" (around its response map or
+    # mask) and "mask" (that map or mask itself, a hint beside one of the others).
+    cfg.PROPOSALS.PROMPTED.PROMPTS = ("point", "point+box")
+    # Boxes and masks: the object is where its response is at least this part of its maximum.
+    cfg.PROPOSALS.PROMPTED.RESPONSE_THRESHOLD = 0.25
+    # Points that say where the object is not, beside "point": the nearest peaks of other classes,
+    # at most this many ...
+    cfg.PROPOSALS.PROMPTED.OTHER_CLASS_POINTS = 4
+    # ... and this many where all classes of the image respond by less than BACKGROUND_THRESHOLD of
+    # their maximum, far from where they do and from each other.
+    cfg.PROPOSALS.PROMPTED.BACKGROUND_POINTS = 2
+    cfg.PROPOSALS.PROMPTED.BACKGROUND_THRESHOLD = 0.05
+    # Masks that overlap one of higher predicted IoU by more than this IoU are dropped.
+    cfg.PROPOSALS.PROMPTED.NMS_THRESHOLD = 0.9
+    # Prompts at a time: memory against speed.
+    cfg.PROPOSALS.PROMPTED.PROMPTS_PER_BATCH = 16
 
 
 def _add_cam_config(cfg: CN) -> None:
@@ -404,6 +430,9 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS.NMS_THRESHOLD = 0.3
     # ... masks of any class (PRM; the generator "PRM" always does).
     cfg.PSEUDO_LABELS.CLASS_AGNOSTIC_NMS = False
+    # Masks of any generator, IRNet's for one, become the proposals of PROPOSALS of highest Jaccard
+    # index, of which NMS_THRESHOLD keeps one per object; "SelfTraining" has a key of its own.
+    cfg.PSEUDO_LABELS.REFINE_WITH_PROPOSALS = False
     # Export this many of each object's best proposals with their weights, for
     # DATASETS.PSEUDO.SAMPLE_CANDIDATES; 0: only the chosen one.
     cfg.PSEUDO_LABELS.MAX_CANDIDATES = 0

@@ -16,7 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from ..data import dataset_dicts, require_dataset, training_classes
 from ..errors import explain, look_up
-from ..labeling import ProposalRefinement
+from ..labeling import ProposalRefinement, build_prompter
 from ..proposals import build_proposal_source
 from ..weights.checkpoint import WSISCheckpointer
 from .solver import build_lr_scheduler, build_optimizer
@@ -116,7 +116,8 @@ class Trainer(DefaultTrainer):
         """Stock; with ``TEST.REFINE_WITH_PROPOSALS`` the model's masks snap to proposals first."""
         if cfg.TEST.REFINE_WITH_PROPOSALS:
             proposals = build_proposal_source(cfg)
-            model = ProposalRefinement(model, proposals, cfg.TEST.REFINE_MIN_IOU)
+            prompter = build_prompter(cfg, proposals)
+            model = ProposalRefinement(model, proposals, cfg.TEST.REFINE_MIN_IOU, prompter)
         return super().test(cfg, model, evaluators)
 
     def build_hooks(self) -> list[HookBase | None]:

@@ -38,6 +38,7 @@ UNDECIDING_KEYS = (
     "DATALOADER.NUM_WORKERS",
     "MODEL.DEVICE",
     "MODEL.PRM.PEAKS_PER_BATCH",
+    "PROPOSALS.PROMPTED.PROMPTS_PER_BATCH",
     "SEEDS.NUM_WORKERS",
     "SOLVER.CHECKPOINT_PERIOD",
     "TEST.EVAL_PERIOD",
@@ -69,7 +70,8 @@ def outside_inputs(cfg: CfgNode, kind: str) -> list[str]:
         Paths, without the empty ones; they need not exist.
     """
     pseudo = cfg.DATASETS.PSEUDO
-    proposals = "" if cfg.PROPOSALS.SOURCE == "builtin" else cfg.PROPOSALS.PATH
+    made_by = {"builtin": "", "prompted": cfg.PROPOSALS.PROMPTED.WEIGHTS}
+    proposals = made_by.get(cfg.PROPOSALS.SOURCE, cfg.PROPOSALS.PATH)
     paths = [cfg.DATASETS.OWN_TRAIN.GT_JSON, cfg.DATASETS.OWN_TEST.GT_JSON]
     if kind in ("train", "cams", "pseudo_labels"):
         paths.append(cfg.MODEL.WEIGHTS)

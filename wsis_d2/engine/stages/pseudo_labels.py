@@ -282,6 +282,7 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: LabelGenerator) -> di
         ("CAM", "PATH"),
     ):
         settings[section].pop(key)
+    segmenter = settings["PROPOSALS"]["PROMPTED"].pop("WEIGHTS")
     old_labels = settings["PSEUDO_LABELS"]["SELF_TRAINING"].pop("OLD_LABELS")
     info = {
         "description": f"Pseudo labels of {dataset_name} from image-level labels",
@@ -297,6 +298,20 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: LabelGenerator) -> di
     if generator.cams is not None:
         cams = ImageFolder(cfg.CAM.PATH, ".npz", dataset_name, "CAM.PATH")
         info["cams"] = cams.content_fingerprint()
+    if cfg.PROPOSALS.SOURCE == "prompted":
+        info["segmenter"] = _segmenter_weights(segmenter)
     if old_labels:
         info["old_labels_sha256"] = file_sha256(old_labels)
     return info
+
+
+def _segmenter_weights(weights: str) -> str:
+    """SHA-256 of what a folder holds, or the name that a hub knows the weights by."""
+    folder = Path(weights)
+    if not folder.is_dir():
+        return weights
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(folder)} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()
