@@ -61,12 +61,14 @@ def _own_dataset(name: str) -> CN:
     # File of the image-level labels: CSV (`file_name,labels`, labels separated by `;`) or COCO
     # JSON (an image's labels are the categories of its annotations; masks and boxes are not read).
     # Both may count objects (CSV: `dog:2;cat:5+`), for DATASETS.SUPERVISION "image_counts".
+    # Also metadata.csv or metadata.jsonl of a Hugging Face imagefolder, and the choices in Label
+    # Studio's JSON export.
     node.LABELS = ""
     # Class names in the order of their ids; empty: those found in the labels, sorted.
     node.CLASSES = ()
     # COCO JSON with true masks. Read by evaluators only, never by training.
     node.GT_JSON = ""
-    # Leave images of a CSV without labels out (counted in the log) instead of stopping.
+    # Leave images of a label file without labels out (counted in the log) instead of stopping.
     node.SKIP_UNLABELED = False
     return node
 

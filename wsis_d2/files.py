@@ -47,6 +47,36 @@ def open_atomically(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise
 
 
+@contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[str]:
+    """A folder to fill in the place of ``path``: when the block ends well, ``path`` is there whole,
+    else as it was before.
+
+    Raises:
+        UserError: ``path`` is a file or a folder that is not empty, or something in it cannot be
+            written.
+    """
+    path = os.path.abspath(path)
+    if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+        raise UserError(f"'{path}' is there already: name a new folder, or remove that one")
+    parent, name = os.path.split(path)
+    check_writable_folder(parent)
+    temporary = tempfile.mkdtemp(dir=parent, prefix=f".{name}.")
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o777 & ~umask)  # mkdtemp makes folders private
+        os.replace(temporary, path)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(
+                f"folder '{path}' cannot be written: {error.strerror}; choose another output"
+            ) from error
+        raise
+
+
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Write a file atomically; see :func:`open_atomically`."""
     with open_atomically(path) as file:
@@ -66,6 +96,15 @@ def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -
 def to_json(value: Any, indent: int | None = None) -> str:
     """Valid JSON of what :func:`to_json_value` takes."""
     return json.dumps(to_json_value(value), indent=indent, allow_nan=False)
+
+
+def json_list(items: Iterable[Any]) -> Iterator[str]:
+    """The pieces of the JSON of a list that need not be in memory; see :func:`to_json`."""
+    separator = "["
+    for item in items:
+        yield separator + to_json(item)
+        separator = ", "
+    yield "[]" if separator == "[" else "]"
 
 
 def load_json(path: str | os.PathLike) -> Any:
