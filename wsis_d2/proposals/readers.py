@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
 
 from ..errors import UserError
 from ..files import load_json
-from ..structures import MaskProposals, to_rle
+from ..structures import MaskProposals, encode_mask, to_rle
+from ..structures.masks import RLE, checked_size
+from .mat_files import read_mat
 
 # Keys under which the .mat files in circulation keep their masks.
 _MASK_KEYS = ("masks", "maskmat")
+_MAT_KEYS = (*_MASK_KEYS, "superpixels", "labels", "scores")
+# Pixels of all masks of a file together: half a minute's work, 80,000 masks of 500 x 400 pixels.
+_MAX_PIXELS_OF_MASKS = 2**34
 
 
 class MatProposals:
@@ -47,7 +51,7 @@ class MatProposals:
         """
         path = _file_of_image(self.folder, file_name, ".mat")
         try:
-            content = loadmat(path)
+            content = read_mat(path, _MAT_KEYS)
         except NotImplementedError as error:
             raise UserError(
                 f"{path} is a MATLAB file of version 7.3, which is not read here: save it again "
@@ -59,13 +63,13 @@ class MatProposals:
                 f"({error}): replace it"
             ) from error
         try:
-            masks = _mat_masks(content, size)
+            masks, mask_size = _mat_masks(content, size)
             objectness = _mat_scores(content, len(masks))
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"{path}, the proposals of image {file_name}, cannot be used: {error}"
             ) from error
-        return MaskProposals.from_masks(masks, objectness).resize(size)
+        return MaskProposals(masks, objectness, mask_size).resize(size)
 
 
 class CocoResultsProposals:
@@ -163,8 +167,8 @@ def _from_records(
     return MaskProposals(masks, objectness, mask_size).resize(size)
 
 
-def _mat_masks(content: dict, size: tuple[int, int]) -> np.ndarray:
-    """(N, H, W) bool from the variables of a .mat file, in the file's own size."""
+def _mat_masks(content: dict, size: tuple[int, int]) -> tuple[list[RLE], tuple[int, int]]:
+    """RLEs from the variables of a .mat file, in the file's own size (H, W), and that size."""
     if "superpixels" in content and "labels" in content:
         return _superpixel_masks(content["superpixels"], _cells(content["labels"]))
     key = next((key for key in _MASK_KEYS if key in content), None)
@@ -176,10 +180,10 @@ def _mat_masks(content: dict, size: tuple[int, int]) -> np.ndarray:
         )
     masks = content[key]
     if masks.dtype == object:
-        cells = _cells(masks)
-        if any(cell.ndim != 2 or cell.shape != cells[0].shape for cell in cells):
+        masks = [_numeric(cell, key) for cell in _cells(masks)]
+        if any(mask.ndim != 2 or mask.shape != masks[0].shape for mask in masks):
             raise ValueError(f"the masks in {key} differ in size")
-        masks = np.stack([_numeric(cell, key) for cell in cells]) if cells else np.zeros((0, *size))
+        mask_size = masks[0].shape if masks else tuple(size)
     else:
         masks = _numeric(masks, key)
         if masks.ndim == 2:  # MATLAB drops the last axis where there is one mask only.
@@ -189,25 +193,39 @@ def _mat_masks(content: dict, size: tuple[int, int]) -> np.ndarray:
         # MATLAB's habit is (H, W, N); the image's size tells where somebody wrote (N, H, W).
         if masks.shape[:2] == tuple(size) or masks.shape[1:] != tuple(size):
             masks = masks.transpose(2, 0, 1)
-    if 0 in masks.shape[1:]:
+        mask_size = masks.shape[1:]
+    if 0 in mask_size:
         raise ValueError(f"the masks in {key} are empty")
-    return masks != 0
+    _check_work(len(masks), mask_size)
+    return [encode_mask(mask != 0) for mask in masks], mask_size
 
 
-def _superpixel_masks(superpixels: np.ndarray, labels: list[np.ndarray]) -> np.ndarray:
+def _superpixel_masks(
+    superpixels: np.ndarray, labels: list[np.ndarray]
+) -> tuple[list[RLE], tuple[int, int]]:
     superpixels = _ids(superpixels, "superpixels")
     if superpixels.ndim != 2 or superpixels.size == 0:
         raise ValueError("superpixels is not a map (H, W)")
     highest = superpixels.max()
     if superpixels.min() < 0 or highest > superpixels.size:
         raise ValueError("superpixels holds ids that are no ids")
-    members = np.zeros((len(labels), highest + 1), dtype=bool)
-    for row, cell in zip(members, labels):
+    _check_work(len(labels), superpixels.shape)
+    masks = []
+    for cell in labels:
         ids = _ids(cell, "labels").reshape(-1)
         if ids.size and (ids.min() < 0 or ids.max() > highest):
             raise ValueError(f"labels names a superpixel outside 0..{highest}")
-        row[ids] = True
-    return members[:, superpixels]
+        is_member = np.zeros(highest + 1, dtype=bool)
+        is_member[ids] = True
+        # Encoded one at a time: thousands of decoded masks are gigabytes.
+        masks.append(encode_mask(is_member[superpixels]))
+    return masks, superpixels.shape
+
+
+def _check_work(count: int, size: tuple[int, int]) -> None:
+    height, width = checked_size(size)
+    if count * height * width > _MAX_PIXELS_OF_MASKS:
+        raise ValueError(f"{count} masks of {height} x {width} pixels are too many: keep the best")
 
 
 def _mat_scores(content: dict, count: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What passes between the rooms: masks and the mask proposals of an image."""
 
 from .masks import (
+    check_segmentation,
     decode_mask,
     decode_masks,
     encode_mask,
@@ -17,6 +18,7 @@ from .proposals import MaskProposals
 
 __all__ = [
     "MaskProposals",
+    "check_segmentation",
     "decode_mask",
     "decode_masks",
     "encode_mask",

@@ -2,8 +2,8 @@
 
 An RLE is ``{"size": [height, width], "counts": str}``, compressed. pycocotools trusts the counts
 that it is given: where they do not fit the size, it reads and writes outside its buffers, or does
-not come to an end. So whatever comes from a file goes through :func:`to_rle` once; the other
-functions take what that one gives.
+not come to an end. So whatever comes from a file goes through :func:`to_rle` once (or, where it
+stays as it is, through :func:`check_segmentation`); the other functions take what that one gives.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-#: pycocotools counts pixels in 32 bits.
-MAX_PIXELS = 2**31 - 1
+#: The largest image that Pillow opens: it takes those with more pixels for decompression bombs.
+MAX_PIXELS = 2 * 89_478_485
 # pycocotools walks along an outline pixel by pixel: one that leaves the image by more than this
 # multiple of its longer side is no outline of something in it.
 _FAR = 2
+# And it keeps a record of each of these pixels, 40 bytes: so an outline has a greatest length.
+_MAX_OUTLINE = 2_000_000
 # More masks at a time make pycocotools 2.0.11 fail with NumPy 2.
 _MAX_AT_ONCE = 255
 
@@ -42,7 +44,28 @@ def to_rle(segmentation: Any, image_size: tuple[int, int] | None = None) -> RLE:
         ValueError: what is wrong with the mask, as the end of a sentence.
     """
     if isinstance(segmentation, Mapping):
-        return _checked(segmentation)
+        height, width, runs = _checked_runs(segmentation)
+        counts = segmentation["counts"]
+        if isinstance(counts, str | bytes):
+            return with_text_counts({"size": [height, width], "counts": counts})
+        uncompressed = {"size": [height, width], "counts": runs.tolist()}
+        return with_text_counts(mask_utils.frPyObjects(uncompressed, height, width))
+    height, width, polygons = _checked_polygons(segmentation, image_size)
+    return with_text_counts(mask_utils.merge(mask_utils.frPyObjects(polygons, height, width)))
+
+
+def check_segmentation(segmentation: Any, image_size: tuple[int, int] | None = None) -> None:
+    """Raise the ValueError of :func:`to_rle` where that one would, without making the mask."""
+    if isinstance(segmentation, Mapping):
+        _checked_runs(segmentation)
+    else:
+        _checked_polygons(segmentation, image_size)
+
+
+def _checked_polygons(
+    segmentation: Any, image_size: tuple[int, int] | None
+) -> tuple[int, int, list[list[float]]]:
+    """Height, width and the outlines of at least three points."""
     if not isinstance(segmentation, list | tuple) or not segmentation:
         raise ValueError("it has no segmentation")
     if image_size is None:
@@ -55,12 +78,21 @@ def to_rle(segmentation: Any, image_size: tuple[int, int] | None = None) -> RLE:
         raise ValueError("its polygons are not lists of numbers") from None
     if not polygons or not np.isfinite(np.concatenate(polygons)).all():
         raise ValueError("it has no polygon of at least three points")
-    if max(abs(value) for polygon in polygons for value in polygon) > _FAR * max(height, width):
+    if np.abs(np.concatenate(polygons)).max() > _FAR * max(height, width):
         raise ValueError(f"it has a polygon far outside its image of {height} x {width} pixels")
-    return with_text_counts(mask_utils.merge(mask_utils.frPyObjects(polygons, height, width)))
+    if sum(map(_outline_length, polygons)) > _MAX_OUTLINE:
+        raise ValueError(f"its polygons are longer than {_MAX_OUTLINE} pixels")
+    return height, width, polygons
 
 
-def _checked(rle: Mapping[str, Any]) -> RLE:
+def _outline_length(polygon: Sequence[float]) -> float:
+    """Pixels on a closed outline ``[x1, y1, x2, y2, ...]``: the longer side of each of its lines."""
+    points = np.reshape(polygon, (-1, 2))
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(1).sum())
+
+
+def _checked_runs(rle: Mapping[str, Any]) -> tuple[int, int, np.ndarray]:
+    """Height, width and run lengths (R,), which add up to them."""
     try:
         size, counts = rle["size"], rle["counts"]
     except KeyError:
@@ -75,10 +107,7 @@ def _checked(rle: Mapping[str, Any]) -> RLE:
             raise ValueError("its RLE counts are not readable") from None
     if (runs < 0).any() or (runs > MAX_PIXELS).any() or runs.sum() != height * width:
         raise ValueError(f"its RLE counts do not add up to its size {height} x {width}")
-    if isinstance(counts, str | bytes):
-        return with_text_counts({"size": [height, width], "counts": counts})
-    uncompressed = {"size": [height, width], "counts": runs.tolist()}
-    return with_text_counts(mask_utils.frPyObjects(uncompressed, height, width))
+    return height, width, runs
 
 
 def checked_size(size: Any) -> tuple[int, int]:
@@ -93,10 +122,11 @@ def checked_size(size: Any) -> tuple[int, int]:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Real) or value != int(value):
+    # The bound first: infinity has no int.
+    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) <= MAX_PIXELS:
+        raise ValueError("it is not a number of pixels")
+    if value != int(value):
         raise ValueError(f"{value!r} is not a whole number")
-    if abs(value) > MAX_PIXELS:
-        raise ValueError(f"{value} is more pixels than any image has")
     return int(value)
 
 
