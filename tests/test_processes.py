@@ -1,20 +1,25 @@
 """Processes that end together, tried with forks of this one."""
 
+import errno
+import functools
 import multiprocessing
 import os
 import signal
 import threading
 import time
+from collections import deque
 
 import pytest
 
 from wsis_d2 import processes
+from wsis_d2.errors import UserError
 from wsis_d2.processes import (
     EXIT_TERMINATED,
     Terminated,
     end_with_parent,
     on_sigterm,
     raise_terminated,
+    run_processes,
     terminate,
 )
 
@@ -126,3 +131,81 @@ def test_a_second_signal_kills_workers_that_take_long():
     with pytest.raises(Terminated):
         wait_for_worker()
     assert worker.exitcode == -signal.SIGKILL
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """:func:`run_processes` forks its workers, which spares importing the package in each."""
+    start = functools.partial(processes.mp.start_processes, start_method="fork")
+    monkeypatch.setattr(processes.mp, "start_processes", start)
+    monkeypatch.setattr(processes.mp, "get_context", lambda _: FORK)
+
+
+def _fail_or_wait(index, connection, fail):
+    if index == 0:
+        fail()
+    connection.send("ready")
+    time.sleep(600)
+
+
+def _raise_user_error():
+    raise UserError("there are\nno images")
+
+
+def _raise_full_disk():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "log.txt")
+
+
+def _kill_itself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"),
+    [
+        (_raise_user_error, "^there are no images$"),
+        (_raise_full_disk, r"^'log.txt' cannot be written \(No space left on device\): make room"),
+        (_kill_itself, "^process [0-9]+ of this run was ended by SIGKILL"),
+    ],
+)
+def test_one_failure_is_one_sentence_and_ends_the_others(forked, fail, message):
+    here, there = FORK.Pipe()
+    with pytest.raises(UserError, match=message):
+        run_processes(_fail_or_wait, 3, (there, fail))
+    there.close()
+    with pytest.raises(EOFError):  # no other holds its end
+        deque(iter(here.recv, None))
+
+
+def test_a_bug_keeps_its_traceback(forked):
+    with pytest.raises(processes.mp.ProcessRaisedException, match="division by zero"):
+        run_processes(_divide, 2, ())
+
+
+def _divide(index):
+    return 1 / index
+
+
+def _run_workers(connection):
+    with pytest.raises(Terminated), on_sigterm(raise_terminated):
+        run_processes(_wait, 2, (connection,))
+
+
+def _wait(_, connection):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection.send("ready")
+    time.sleep(600)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_the_process_that_runs_them(forked, number):
+    here, there = FORK.Pipe()
+    parent = FORK.Process(target=_run_workers, args=(there,))
+    parent.start()
+    there.close()
+    assert [here.recv(), here.recv()] == ["ready", "ready"]
+    os.kill(parent.pid, number)
+    parent.join()
+    assert parent.exitcode == (0 if number == signal.SIGTERM else -number)
+    with pytest.raises(EOFError):
+        here.recv()

@@ -32,14 +32,20 @@ def explain(error: BaseException) -> str:
     """The sentence for what a user can mend: a :class:`UserError`, or a full disk; else ""."""
     if isinstance(error, UserError):
         return one_sentence(error)
-    cause = os_error(error)
-    if cause is None or cause.errno not in _FULL_DISK:
+    cause = full_disk(error)
+    if cause is None:
         return ""
     what = f"'{cause.filename}'" if cause.filename else "a file"
     return (
         f"{what} cannot be written ({cause.strerror}): make room on the disk, then run the same "
         "command with --resume"
     )
+
+
+def full_disk(error: BaseException) -> OSError | None:
+    """What :func:`os_error` finds, where it is that of a full disk."""
+    cause = os_error(error)
+    return cause if cause is not None and cause.errno in _FULL_DISK else None
 
 
 def say_full_disks_once() -> None:

@@ -66,22 +66,22 @@ def test_a_run_that_is_killed_after_a_checkpoint_ends_with_the_same_weights(
 ):
     """But for the augmentation, of which there is none here."""
     register_builtin_datasets(str(datasets_root))
-    same = {"INPUT.RANDOM_FLIP": "none", "SOLVER.CHECKPOINT_PERIOD": 2}
-    _train(tmp_path / "whole", 4, **same)
+    same = {"INPUT.RANDOM_FLIP": "none", "SOLVER.CHECKPOINT_PERIOD": 1}
+    _train(tmp_path / "whole", 3, **same)
 
     read, numbers = ImageLabelMapper.__call__, itertools.count(1)
 
-    def die_in_the_third_iteration(self, dataset_dict):
-        if next(numbers) == 8:
+    def die_in_the_second_iteration(self, dataset_dict):
+        if next(numbers) == 5:
             raise KeyboardInterrupt
         return read(self, dataset_dict)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImageLabelMapper, "__call__", die_in_the_third_iteration)
+        patch.setattr(ImageLabelMapper, "__call__", die_in_the_second_iteration)
         with pytest.raises(KeyboardInterrupt):
-            _train(tmp_path / "parts", 4, **same)
+            _train(tmp_path / "parts", 3, **same)
     assert not (tmp_path / "parts" / "model_final.pth").exists()
-    _train(tmp_path / "parts", 4, resume=True, **same)
+    _train(tmp_path / "parts", 3, resume=True, **same)
     register_builtin_datasets()
 
     whole, parts = (

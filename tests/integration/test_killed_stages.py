@@ -21,7 +21,7 @@ from wsis_d2.engine import (
 )
 
 METHOD = "configs/shapes/affinitynet"
-NUM_KILLS = 3
+NUM_KILLS = 2
 
 #: Function, config, and the key of what is made beside OUTPUT_DIR.
 STAGES = {
@@ -37,6 +37,7 @@ def _config(name, **options):
         "MODEL.DEVICE": "cpu",
         "DATALOADER.NUM_WORKERS": 0,
         "CAM.SCALES": "(1.0,)",
+        "PROPOSALS.BUILTIN.LONGEST_EDGE": 64,
         "PSEUDO_LABELS.DATASET": "shapes_val",
     }
     opts = [str(x) for pair in {**fixed, **options}.items() for x in pair]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
-from ..errors import explain, say_full_disks_once
+from ..errors import explain, full_disk, say_full_disks_once
 from ..processes import EXIT_TERMINATED, Terminated, on_sigterm, raise_terminated
 
 #: Exit codes: argparse's own 2 for bad arguments is used for everything that the user can mend.
@@ -36,6 +38,21 @@ def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namesp
         message = explain(error)
         if not message:
             raise
+        if full_disk(error):
+            _close_logs()
         print(f"error: {message}", file=sys.stderr, flush=True)
         return EXIT_USER_ERROR
     return 0
+
+
+def _close_logs() -> None:
+    """Close the logs that cannot be written: their end would be an error once more."""
+    for logger in list(logging.Logger.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", []):
+            try:
+                handler.flush()
+            except OSError:
+                with suppress(OSError):
+                    handler.stream.close()
+            except ValueError:  # it is closed
+                pass

@@ -80,6 +80,20 @@ class Trainer(DefaultTrainer):
         super().resume_or_load(resume)
         resume_data(self._trainer, self.start_iter, self.max_iter, self.cfg.SEED)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the training, the optimizer's moments among it.
+
+        Detectron2 0.6 forgets these, so that a resumed run would go another way; its main branch
+        keeps them as here.
+        """
+        return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`; checkpoints of Detectron2 0.6 have no optimizer."""
+        TrainerBase.load_state_dict(self, state_dict)
+        if "_trainer" in state_dict:
+            self._trainer.load_state_dict(state_dict["_trainer"])
+
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """The meta-architecture of the config (not printed: it is in the config)."""
