@@ -147,3 +147,9 @@ def test_nothing_located():
 def test_wrong_questions(questions):
     with pytest.raises(UserError, match=r"PROPOSALS\.PROMPTED\.PROMPTS"):
         Prompter(questions)
+
+
+@pytest.mark.parametrize("threshold", [0.0, -0.1, 1.5])
+def test_a_wrong_threshold(threshold):
+    with pytest.raises(UserError, match=r"PROPOSALS\.PROMPTED\.RESPONSE_THRESHOLD"):
+        Prompter(["box"], response_threshold=threshold)

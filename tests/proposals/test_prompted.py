@@ -1,5 +1,7 @@
 """Asking a promptable segmenter: batches, order, sizes, and what becomes of its masks."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -167,3 +169,9 @@ def test_errors_name_the_key():
         build_proposal_source(config("PROPOSALS.PROMPTED.SEGMENTER", "None such"))
     with pytest.raises(UserError, match=r"INPUT\.FORMAT is 'YUV-BT\.601'"):
         PromptedMasks(Squares(), image_format="YUV-BT.601")
+
+
+def test_transformers_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
+    with pytest.raises(UserError, match=r"pip install wsis_d2\[sam\]"):
+        build_proposal_source(config("PROPOSALS.PROMPTED.WEIGHTS", "somewhere"))

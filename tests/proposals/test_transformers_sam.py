@@ -1,6 +1,5 @@
 """SAM, SAM 2 and SAM 3 with random weights: coordinates, sizes, batches, files."""
 
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -302,9 +301,3 @@ def test_no_weights(weights):
     with pytest.raises(UserError, match=r"PROPOSALS\.PROMPTED\.WEIGHTS") as error:
         load_sam(weights)
     assert "\n" not in str(error.value)
-
-
-def test_no_transformers(monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r"pip install wsis_d2\[sam\]"):
-        load_sam("somewhere")

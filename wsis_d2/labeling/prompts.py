@@ -36,7 +36,7 @@ class Prompter:
         background_threshold: see there.
 
     Raises:
-        UserError: not such questions.
+        UserError: no such questions, or no such threshold.
     """
 
     def __init__(
@@ -57,6 +57,11 @@ class Prompter:
                 )
         if not self.questions:
             raise UserError("PROPOSALS.PROMPTED.PROMPTS is empty: give ('point',), for one")
+        if not 0 < response_threshold <= 1:
+            raise UserError(
+                f"PROPOSALS.PROMPTED.RESPONSE_THRESHOLD is {response_threshold}: give a part of "
+                "the maximum, above 0 and up to 1"
+            )
         self.response_threshold = response_threshold
         self.other_class_points = other_class_points
         self.background_points = background_points
