@@ -16,7 +16,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=("wsis_d2", "wsis_d2.*")),
-    package_data={"wsis_d2.proposals": ["weights/*.npz"]},
+    package_data={
+        "wsis_d2": ["configs/**/*.yaml", "configs/**/*.py"],  # wsis_d2/configs links to configs
+        "wsis_d2.proposals": ["weights/*.npz"],
+    },
     python_requires=">=3.10",
     # Detectron2 is required too, but it is not on PyPI under its own name and most users have their
     # own build of it, which must be kept: so it is checked at import, not pulled in by pip.
@@ -39,6 +42,7 @@ setup(
         "hed": ["h5py"],
         "sam": ["transformers>=5.0"],
         "timm": ["timm>=1.0.11", "safetensors>=0.4", "huggingface_hub"],
-        "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff"],
+        # Supervision reads exported labels in tests, which are skipped without it.
+        "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "supervision"],
     },
 )

@@ -13,6 +13,7 @@ from fvcore.transforms import NoOpTransform
 
 from wsis_d2 import add_wsis_config
 from wsis_d2.engine import build_optimizer, load_config, load_recipe
+from wsis_d2.engine.own_images import CONFIG_FOLDER
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted([*CONFIGS.rglob("recipe*.yaml"), *CONFIGS.rglob("self_training.yaml")])
@@ -55,6 +56,13 @@ def test_config_builds_its_model(path):
 def test_recipe_names_files_that_exist(path):
     for stage in load_recipe(str(path)).stages:
         assert (path.parent / stage.config).is_file()
+
+
+def test_the_configs_come_with_the_package():
+    """By a link in the repository; a wheel has copies."""
+    files = {path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.*") if path.suffix != ".pyc"}
+    assert all((CONFIG_FOLDER / file).is_file() for file in files)
+    assert {file.suffix for file in files} == {".yaml", ".py"}  # those that setup.py names
 
 
 def test_there_are_configs_to_test():

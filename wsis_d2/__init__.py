@@ -1,8 +1,11 @@
 """Weakly supervised instance segmentation for Detectron2.
 
 Importing the package registers its datasets, backbones, meta-architectures and label generators;
-:func:`add_wsis_config` adds its keys to a Detectron2 config.
+:func:`add_wsis_config` adds its keys to a Detectron2 config. :func:`pseudo_label` runs the whole
+job on a folder of images.
 """
+
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -17,4 +20,13 @@ except ImportError as error:
 from . import data, labeling, modeling, weights  # noqa: F401  (they register themselves)
 from .config import add_wsis_config
 
-__all__ = ["__version__", "add_wsis_config"]
+__all__ = ["PseudoLabels", "__version__", "add_wsis_config", "pseudo_label"]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs the engine, which those do not import who use models or layers alone."""
+    if name in ("PseudoLabels", "pseudo_label"):
+        from .engine import own_images
+
+        return getattr(own_images, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

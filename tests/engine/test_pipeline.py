@@ -53,6 +53,20 @@ def test_options_with_mistakes(recipe, options, message):
         stage_config(recipe, recipe.stages[0], "/out", options)
 
 
+def test_a_recipe_may_end_early(recipe, tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(
+        pipeline, "_run_stages", lambda recipe, *_: ran.append([s.name for s in recipe.stages])
+    )
+    for last_stage in ("", "first", "second"):
+        pipeline.run_recipe(
+            str(tmp_path / "recipe.yaml"), str(tmp_path / "out"), last_stage=last_stage
+        )
+    assert ran == [["first", "second"], ["first"], ["first", "second"]]
+    with pytest.raises(UserError, match="no stage 'third' to end with: choose one of first, seco"):
+        pipeline.run_recipe(str(tmp_path / "recipe.yaml"), str(tmp_path), last_stage="third")
+
+
 @pytest.mark.parametrize(
     ("options", "expected", "of_all"),
     [

@@ -1,11 +1,17 @@
 """The recipes for photographs, whole, on a tiny Shapes: a small timm network, random weights."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 pytest.importorskip("timm")
+
+ROOT = Path(__file__).resolve().parents[2]
 
 #: Two iterations of everything, small crops, and nothing that a download would be needed for.
 QUICK = [
@@ -27,6 +33,17 @@ QUICK = [
 ]
 
 
+@pytest.fixture
+def labels(datasets_root, tmp_path):
+    """A CSV of the training images' labels."""
+    rows = ["file_name,labels"]
+    for path in sorted((datasets_root / "shapes" / "Annotations").glob("train_*.xml")):
+        names = {node.text for node in ElementTree.parse(path).iterfind("object/name")}
+        rows.append(f"{path.stem}.jpg,{';'.join(sorted(names))}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    return tmp_path / "labels.csv"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "last"),
@@ -37,29 +54,24 @@ QUICK = [
         ("wise_cams", "mask_rcnn"),
     ],
 )
-def test_from_labels_to_a_report(method, last, datasets_root, run_tool, tmp_path):
-    run_recipe(f"{method}_mobile", last, [], datasets_root, run_tool, tmp_path)
+def test_from_labels_to_a_report(method, last, datasets_root, run_tool, labels, tmp_path):
+    run_recipe(f"{method}_mobile", last, [], datasets_root, run_tool, labels, tmp_path)
 
 
 @pytest.mark.slow
-def test_from_labels_to_a_report_with_sam(random_sam, datasets_root, run_tool, tmp_path):
+def test_from_labels_to_a_report_with_sam(random_sam, datasets_root, run_tool, labels, tmp_path):
     options = ["PROPOSALS.PROMPTED.WEIGHTS", random_sam]
-    run_recipe("wise_sam", "mask_rcnn", options, datasets_root, run_tool, tmp_path)
+    run_recipe("wise_sam", "mask_rcnn", options, datasets_root, run_tool, labels, tmp_path)
     assert not (tmp_path / "output" / "proposals").exists()
 
 
-def run_recipe(recipe, last, options, datasets_root, run_tool, tmp_path):
+def run_recipe(recipe, last, options, datasets_root, run_tool, labels, tmp_path):
     """Run a recipe for own photographs on a tiny Shapes and look at what it makes."""
-    rows = ["file_name,labels"]
-    for path in sorted((datasets_root / "shapes" / "Annotations").glob("train_*.xml")):
-        names = {node.text for node in ElementTree.parse(path).iterfind("object/name")}
-        rows.append(f"{path.stem}.jpg,{';'.join(sorted(names))}")
-    (tmp_path / "labels.csv").write_text("\n".join(rows))
     completed = run_tool(
         "run_pipeline.py",
         *("--recipe", f"configs/own/{recipe}/recipe.yaml", "--output", tmp_path / "output"),
         *("DATASETS.OWN_TRAIN.IMAGE_ROOT", datasets_root / "shapes" / "JPEGImages"),
-        *("DATASETS.OWN_TRAIN.LABELS", tmp_path / "labels.csv"),
+        *("DATASETS.OWN_TRAIN.LABELS", labels),
         *(*QUICK, f"{last}:MODEL.WEIGHTS", "", *options),
         timeout=600,
     )
@@ -68,3 +80,39 @@ def run_recipe(recipe, last, options, datasets_root, run_tool, tmp_path):
     assert len(labels["images"]) == 16
     assert (tmp_path / "output" / last / "model_final.pth").is_file()
     assert (tmp_path / "output" / "report.html").stat().st_size > 10_000
+
+
+#: What people write first: it does not ask whether it is the main module.
+SCRIPT = """
+import dataclasses, json, sys
+import wsis_d2
+assert "wsis_d2.engine" not in sys.modules  # who wants a model alone does not wait for it
+from wsis_d2 import pseudo_label
+result = pseudo_label({images!r}, "labels.csv", method="wise", output="out", options={options!r})
+print(json.dumps(dataclasses.asdict(result)))
+"""
+
+
+@pytest.mark.slow
+def test_from_python(datasets_root, labels, tmp_path):
+    images = str(datasets_root / "shapes" / "JPEGImages")
+    script = SCRIPT.format(images=images, options=dict(zip(QUICK[::2], QUICK[1::2])))
+    (tmp_path / "script.py").write_text(script)
+    for console in ("pseudo_labels: done", "pseudo_labels: unchanged, skipped"):
+        completed = subprocess.run(
+            [sys.executable, "-W", "ignore", "script.py"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
+        assert console in completed.stdout
+    result = json.loads(completed.stdout.splitlines()[-1])
+    written = json.loads(Path(result["json_file"]).read_text())
+    assert len(written["images"]) == 16
+    assert Path(result["json_file"]).parents[1] == tmp_path / "out"
+    assert result["metrics"]["pseudo_labels"]["pseudo_labels"]["images"] == 16
+    assert result["report"] == ""
+    assert not (tmp_path / "out" / "mask_rcnn").exists()

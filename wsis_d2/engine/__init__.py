@@ -7,6 +7,7 @@ from .cli import run_tool
 from .hooks import MeanDisplacement
 from .launch import launch, launch_from_args, run_in_fresh_process
 from .lazy import evaluate_lazy, lazy_device, load_lazy_config, setup_lazy, train_lazy
+from .own_images import PseudoLabels, pseudo_label
 from .pipeline import load_recipe, plan_recipe, run_recipe
 from .setup import load_config, setup
 from .solver import build_lr_scheduler, build_optimizer, get_optimizer_params, one_cycle
@@ -27,6 +28,7 @@ from .trainer import Trainer
 __all__ = [
     "MeanDisplacement",
     "PixelStatistics",
+    "PseudoLabels",
     "Trainer",
     "WSISCheckpointer",
     "build_lr_scheduler",
@@ -53,6 +55,7 @@ __all__ = [
     "one_cycle",
     "plan_recipe",
     "pretrained_pixel_stats",
+    "pseudo_label",
     "run_in_fresh_process",
     "run_recipe",
     "run_tool",

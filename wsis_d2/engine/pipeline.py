@@ -26,8 +26,9 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
 from detectron2.config import CfgNode
@@ -171,7 +172,8 @@ def run_recipe(
     machine_rank: int = 0,
     dist_url: str | None = None,
     resume: bool = False,
-    opts: list[str] | None = None,
+    opts: list[Any] | None = None,
+    last_stage: str = "",
 ) -> dict:
     """Run all stages of a recipe.
 
@@ -185,12 +187,14 @@ def run_recipe(
         resume: a stage that was killed goes on where it was; without it that stage starts afresh.
             Stages that are complete and unchanged are skipped in either case.
         opts: ``KEY VALUE`` pairs on top of the config of every stage, ``stage:KEY VALUE`` of one.
+        last_stage: name of the stage to end with; empty: the recipe's last.
 
     Returns:
         What ``metrics.json`` holds: ``{stage: {"seconds": ..., "metrics": {...}}}``.
     """
     check_job_size(num_gpus, num_machines, machine_rank)
-    recipe, output, opts = load_recipe(recipe_file), os.path.abspath(output), list(opts or [])
+    recipe = _cut(load_recipe(recipe_file), last_stage)
+    output, opts = os.path.abspath(output), list(opts or [])
     _check_configs(recipe, output, opts)
     check_writable_folder(output)
     under_torchrun = dist.is_torchelastic_launched()
@@ -272,6 +276,18 @@ def _check_configs(recipe: Recipe, output: str, opts: list[str]) -> None:
             merged_config(*_config_arguments(recipe, stage, output, opts))
         except UserError as error:
             raise UserError(f"stage '{stage.name}': {error}") from error
+
+
+def _cut(recipe: Recipe, last_stage: str) -> Recipe:
+    """The recipe up to a stage."""
+    if not last_stage:
+        return recipe
+    names = [stage.name for stage in recipe.stages]
+    if last_stage not in names:
+        raise UserError(
+            f"there is no stage '{last_stage}' to end with: choose one of {', '.join(names)}"
+        )
+    return replace(recipe, stages=recipe.stages[: names.index(last_stage) + 1])
 
 
 def _group_device(recipe: Recipe, output: str, opts: list[str]) -> str:
