@@ -166,7 +166,7 @@ def read_outputs(folder: str) -> dict:
 def outputs_exist(folder: str) -> bool:
     """Whether everything that a stage has made is still there, at its size."""
     sizes = read_outputs(folder).get("files")
-    return sizes is not None and all(
+    return isinstance(sizes, dict) and all(
         _size(os.path.join(folder, name)) == size for name, size in sizes.items()
     )
 
@@ -174,7 +174,7 @@ def outputs_exist(folder: str) -> bool:
 def _size(path: str) -> int:
     try:
         return os.path.getsize(path)
-    except OSError:
+    except (OSError, ValueError):  # no file, or a name that no file has
         return -1
 
 
