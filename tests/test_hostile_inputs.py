@@ -52,7 +52,7 @@ from wsis_d2.evaluation import LabelShards, evaluate_mask_files, shard_file
 from wsis_d2.evaluation.label_records import LabelRecords
 from wsis_d2.evaluation.label_shards import shard_header, write_shard
 from wsis_d2.images import read_image
-from wsis_d2.labeling import read_cam, write_cam
+from wsis_d2.labeling import cam_files, read_cam, write_cam
 from wsis_d2.labeling.self_training import LabelFile
 from wsis_d2.parallel import Shard
 from wsis_d2.proposals import (
@@ -751,3 +751,102 @@ def test_any_file_is_read_or_refused(name, tmp_path):
         probe.read()
     read()
     print(f"{name}: {sum(outcomes.values())} inputs, {outcomes['refused']} of them refused")
+
+
+def _with_mask(segmentation: Any, **image: Any) -> bytes:
+    content = _coco()
+    content["annotations"] = [{**content["annotations"][0], "segmentation": segmentation}]
+    content["images"][0].update(image)
+    return json.dumps(content).encode()
+
+
+def _with_score(score: Any) -> bytes:
+    return json.dumps([{**_coco()["annotations"][0], "score": score}]).encode()
+
+
+def _mat_of_cells(count: int) -> bytes:
+    """A cell array of one cell that says of itself to have ``count``."""
+    buffer = io.BytesIO()
+    cells = np.empty((1, 1), dtype=object)
+    cells[0, 0] = MASK.astype(np.uint8)
+    savemat(buffer, {"masks": cells})
+    one_cell = b"\5\0\0\0\x08\0\0\0\1\0\0\0\1\0\0\0"
+    return buffer.getvalue().replace(one_cell, one_cell[:12] + count.to_bytes(4, "little"), 1)
+
+
+def _recipe_of(stage: str = "{name: a, run: train}", title: str = "x") -> bytes:
+    return f"title: {title}\nstages: [{stage}]".encode()
+
+
+_ALIASES = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+_LONG_OUTLINE = [0, 0, 3e6, 0, 3e6, 5]
+_DOCTYPE = '<!DOCTYPE a [<!ENTITY b "c">]>'
+
+
+@pytest.mark.usefixtures("own_dataset")
+@pytest.mark.parametrize(
+    ("reader", "data", "message"),
+    [
+        (_ground_truth, _with_mask([[0, 0, 1e308, 0, 5, 5]]), "far outside its image of 6 x 8"),
+        (_ground_truth, _with_mask([_LONG_OUTLINE], width=10**7), "longer than 2000000 pixels"),
+        (_ground_truth, _with_mask(OUTLINE, height=float("inf")), "are not known"),
+        (_detections, _with_mask({"size": [2**31, 1], "counts": [2**31]}), "whole pixels"),
+        (_detections, _with_mask({"size": [2**31 - 1, 1], "counts": [2**31 - 1]}), "whole pixels"),
+        (_detections, _with_score(10**400), "score of annotation 0"),
+        (_semantic_truth, _with_mask([[0, 0, 1e9, 0, 5, 5]]), "gt.json' is not a mask: .*outside"),
+        (_pseudo_labels, _with_mask([[0, 0, 1e9, 0, 5, 5]]), "labels.json.*far outside"),
+        (_pseudo_labels, _with_mask({"size": [6, 8], "counts": [-1, 49]}), "labels.json.*damaged"),
+        (_old_labels, b'{"annotations": ["a"], "categories": []}', "labels.json"),
+        (
+            _own_coco_labels,
+            json.dumps(_coco(categories=[{"id": 1, "name": 5}])).encode(),
+            "no text",
+        ),
+        (_csv, b"file_name,labels\na.png,dog:" + b"9" * 5000, "line 2 .* more than 9 digits"),
+        (_voc_list, b"2007_000001\n\xff\n", "train.txt' is no text in UTF-8"),
+        (
+            _voc_xml,
+            ANNOTATION.replace("<a", '<?xml version="1.0" encoding="x-a"?><a').encode(),
+            "x",
+        ),
+        (_voc_xml, (_DOCTYPE + ANNOTATION).encode("utf-16"), "declares a document type"),
+        (_voc_xml, ANNOTATION.replace("8", "-8").encode(), "000001.xml' is not an annotation"),
+        (_proposal_cache, gzip.compress(b"x" * 99)[:12] + b"\xff" * 9, "is damaged"),
+        (_proposal_cache, gzip.compress(bytes(2**26 + 1)), "more than 64 MiB"),
+        (_proposal_cache, gzip.compress(b"[" * 100_000), "is damaged"),
+        (_mat, _mat_of_cells(2**31 - 1), "a.mat.* not as many cells"),
+        (_cams, b"no archive", "a.npz' cannot be read"),
+        (_pkl, pickle.dumps({}), "holds no weights"),
+        (_pkl, pickle.dumps({"a": np.array([None])}), "holds a ndarray where weights"),
+        (_config, b"[]", "config.yaml holds no config keys"),
+        (_config, b"_BASE_: 5", "config.yaml is 5: name config files"),
+        (_config, b"_BASE_: config.yaml", "config.yaml is its own base"),
+        (_config, _ALIASES.replace("*a0", "x").encode(), "more than 100000 values"),
+        (_config, b"[" * 10_000, "nested more than 50 deep"),
+        (_recipe, _recipe_of("{name: a, run: train, options: ''}"), "stage 'a' must have options"),
+        (_recipe, _recipe_of("{name: a, run: []}"), "stage 'a' has the run "),
+        (_recipe, _recipe_of("{name: a, run: train, inputs: 5}"), "a list of names as inputs"),
+        (_recipe, _recipe_of("{name: ../../escape, run: train}"), "name of stage 1 .*escape"),
+        (_recipe, _recipe_of("{name: a, run: train}, {name: a, run: cams}"), "name of stage 2"),
+        (_recipe, _recipe_of("{name: a, run: train, options: {K: '{a:>9}'}}"), "option K .*braces"),
+        (_recipe, _recipe_of(title="[]"), "needs a title, one line of text"),
+    ],
+)
+def test_a_sentence_says_what_is_wrong(reader, data, message, tmp_path):
+    probe = reader(tmp_path)
+    probe.write(data)
+    with limits(), pytest.raises(UserError, match=message):
+        probe.read()
+
+
+def test_cams_that_blow_up_are_refused_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(cam_files, "_MAX_BYTES", 10_000)
+    write_cam(tmp_path / "a.npz", torch.zeros(1, 99, 99), torch.tensor([0]))
+    with pytest.raises(UserError, match=r"a.npz' cannot be read .*more than"):
+        read_cam(tmp_path / "a.npz")
+
+
+def test_stage_json_that_is_no_object_is_none(tmp_path):
+    for content in ("[]", "[" * 100_000, '{"fingerprint": "f"}'):
+        (tmp_path / "stage.json").write_text(content)
+        assert pipeline._read_result(str(tmp_path), "f") == {}

@@ -116,7 +116,7 @@ def semantic_truth(dataset_name: str) -> Callable[[Mapping[str, Any]], np.ndarra
             return _DevkitTruth(folder, {image["id"] for image in content["images"]})
         contiguous_ids = metadata.get("thing_dataset_id_to_contiguous_id")
         return _InstanceTruth(gt_json, content, contiguous_ids)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, UserError, ValueError) as error:
         raise UserError(
             f"'{gt_json}', the ground truth of dataset '{dataset_name}', is damaged or not in "
             f"COCO's instance format ({error}): make it again"
