@@ -37,6 +37,7 @@ setup(
     extras_require={
         "crf": ["pydensecrf2"],
         "hed": ["h5py"],
+        "sam": ["transformers>=5.0"],
         "timm": ["timm>=1.0.11", "safetensors>=0.4", "huggingface_hub"],
         "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff"],
     },

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
+import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -109,6 +114,63 @@ def run_tool(datasets_root):
     return run
 
 
+class Job:
+    """A tool that runs, with all processes that it starts; SIGINT is ignored in them, as in what a
+    script starts in the background.
+    """
+
+    def __init__(self, command: list[str], environment: dict[str, str]):
+        self._mark = f"WSIS_D2_TEST_JOB={uuid.uuid4().hex}"
+        name, _, value = self._mark.partition("=")
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**environment, name: value},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        signal.signal(signal.SIGINT, before)
+
+    def pids(self) -> set[int]:
+        """Those that run, whoever their parent is now."""
+        found = set()
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if self._mark.encode() in path.read_bytes().split(b"\0"):
+                    found.add(int(path.parent.name))
+        return found
+
+    def wait_until(self, condition: Callable[[], object], seconds: float = 300) -> bool:
+        """Whether it came true before the job had ended, in this time."""
+        end = time.monotonic() + seconds
+        while not condition() and self.pids() and time.monotonic() < end:
+            time.sleep(0.1)
+        return bool(condition())
+
+
+@pytest.fixture
+def start_tool(datasets_root):
+    """Start ``python tools/<name>``; what is left of it is killed in the end. Linux only."""
+    if not os.path.isdir("/proc/self"):
+        pytest.skip("needs /proc")
+    jobs = []
+
+    def start(name: str, *args: object, env: dict | None = None) -> Job:
+        command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / name), *map(str, args)]
+        own = {"DETECTRON2_DATASETS": str(datasets_root), "OMP_NUM_THREADS": "1", **(env or {})}
+        jobs.append(Job(command, {**os.environ, **own}))
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        for pid in job.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        job.process.communicate()
+
+
 @pytest.fixture
 def fresh_loggers():
     """A tool's log handlers hold this test's stdout and output folder: the next test's must not."""
@@ -163,3 +225,29 @@ def wise_output(datasets_root, tmp_path_factory) -> Path:
     assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
     (output / "console.txt").write_text(completed.stdout)
     return output
+
+
+@pytest.fixture(scope="session")
+def random_sam(tmp_path_factory) -> str:
+    """A folder with a small SAM of random weights, as transformers saves it."""
+    transformers = pytest.importorskip("transformers")
+    vision = {"hidden_size": 16, "output_channels": 16, "num_hidden_layers": 1, "image_size": 64}
+    vision |= {"num_attention_heads": 2, "patch_size": 8, "num_pos_feats": 8, "window_size": 4}
+    heads = {"hidden_size": 16, "mlp_dim": 16, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
+    config = transformers.SamConfig(
+        vision_config={**vision, "global_attn_indexes": [0]},
+        prompt_encoder_config={"hidden_size": 16, "image_size": 64, "patch_size": 8},
+        mask_decoder_config=heads,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = transformers.SamModel(config)
+        for parameter in network.parameters():  # so random that the prompts count
+            torch.nn.init.normal_(parameter, std=0.4)
+    processor = transformers.SamImageProcessor(
+        size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}
+    )
+    folder = str(tmp_path_factory.mktemp("sam"))
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

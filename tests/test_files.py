@@ -11,7 +11,9 @@ from wsis_d2.files import (
     check_writable,
     claim_folder,
     folder_settings,
+    json_list,
     label_file,
+    new_folder,
     open_atomically,
     write_bytes,
     write_json,
@@ -135,3 +137,43 @@ def test_another_process_may_claim_the_folder_at_the_same_time(tmp_path):
         yield tmp_path / "a.txt"
 
     claim_folder(tmp_path, {"a": 1}, listing(), replace=False, key="A.PATH")
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "out"
+
+    def fail():
+        with new_folder(path) as folder:
+            write_bytes(os.path.join(folder, "a"), b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert os.listdir(tmp_path / "new") == []
+
+    path.mkdir()  # an empty one is as good as none
+    with new_folder(path) as folder:
+        write_bytes(os.path.join(folder, "deep", "a"), b"whole")
+        assert os.listdir(path) == []
+    assert (path / "deep" / "a").read_bytes() == b"whole"
+    assert os.listdir(path.parent) == ["out"]
+    assert path.stat().st_mode == (path / "deep").stat().st_mode
+
+    with pytest.raises(UserError, match="out' is there already"), new_folder(path):
+        pass
+    with pytest.raises(UserError, match="is not writable"), new_folder(path / "deep" / "a" / "b"):
+        pass
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    full_disk = pytest.raises(UserError, match="folder .*more' cannot be written: No space left")
+    with full_disk, new_folder(tmp_path / "more"):
+        pass
+    assert not (tmp_path / "more").exists()
+
+
+@pytest.mark.parametrize("items", [[], [1], [{"a": float("nan")}, "b", [None]]])
+def test_a_list_in_pieces_is_the_json_of_the_list(items):
+    assert "".join(json_list(iter(items))) == files.to_json(items)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from wsis_d2.engine import pipeline
+from wsis_d2.engine.stages.files import StageState
 from wsis_d2.errors import UserError
 from wsis_d2.files import write_json
 from wsis_d2.first_machine import SIGNS_FILE, FirstMachine, signs_of_life
@@ -68,11 +69,11 @@ def test_what_an_earlier_run_left_is_no_sign_of_this_one(tmp_path, state):
         first.wait_for(lambda: False, "stage 'seeds'")
 
 
-def _wait_and_go_on(recipe, stage, output, opts, resume, fingerprint):
+def _wait_and_go_on(recipe, stage, output, opts, resume, state):
     time.sleep(1)
     assert not (output / "after").exists()
     write_json(output / stage.name / "outputs.json", {"files": {}})  # it has made nothing
-    write_json(output / stage.name / pipeline.STAGE_FILE, {"fingerprint": fingerprint})
+    write_json(output / stage.name / pipeline.STAGE_FILE, {"fingerprint": state.fingerprint})
 
 
 def test_a_recipes_second_machine_waits_for_a_stage_of_the_first(
@@ -81,7 +82,7 @@ def test_a_recipes_second_machine_waits_for_a_stage_of_the_first(
     monkeypatch.setattr(pipeline, "run_in_fresh_process", lambda run, args: run(*args))
     monkeypatch.setattr(pipeline, "_run_stage", _wait_and_go_on)
     stage = pipeline.Stage("masks", "proposals")
-    args = (None, stage, tmp_path, [], False, "abc")
+    args = (None, stage, tmp_path, [], False, StageState("abc", {}))
 
     def run_second_machine():
         pipeline._run_in_new_processes((1, 2, 1, "tcp://host:1"), stage, args)

@@ -1,6 +1,8 @@
 """The same work on many images: one process or several, failures collected in one sentence."""
 
+import multiprocessing
 import os
+import signal
 
 import pytest
 import torch
@@ -35,6 +37,17 @@ def test_failures_are_collected_after_the_others_are_done(tmp_path, num_workers)
     assert len(list(tmp_path.iterdir())) == 29
     here = {path.read_text() for path in tmp_path.iterdir()} == {str(os.getpid())}
     assert here == (num_workers < 2)
+
+
+def _die(task) -> str:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_said(monkeypatch):
+    fork = multiprocessing.get_context("fork")  # which starts at once
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: fork)
+    with pytest.raises(UserError, match="a process that made seeds was ended by a signal"):
+        for_each_image(_die, range(32), "seeds", 2)
 
 
 def test_few_images_start_no_process_and_none_is_no_error(tmp_path):

@@ -27,6 +27,7 @@ def main(args) -> None:
         threads=args.threads,
         quick=args.quick,
         profile=args.profile,
+        longest_edge=args.size,
     )
     if args.output:
         write_json(args.output, results, indent=2)
@@ -40,6 +41,9 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="threads of the CPU (default: 1)")
     parser.add_argument("--images", metavar="DIR", default="", help="photos instead of noise")
+    parser.add_argument(
+        "--size", metavar="PIXELS", type=int, default=0, help="longer side to resize images to"
+    )
     parser.add_argument(
         "--only",
         metavar="NAME[,NAME]",

@@ -20,7 +20,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config-file", default="", metavar="FILE", help="config file")
     parser.add_argument("--photos", default="", metavar="DIR", help="folder of the images")
     parser.add_argument(
-        "--labels", default="", metavar="FILE", help="CSV or COCO JSON; none: a folder per class"
+        "--labels", default="", metavar="FILE", help="CSV, JSON or JSONL; none: a folder per class"
     )
     parser.add_argument("--output", metavar="FILE", help="write what was found to this JSON file")
     parser.add_argument(

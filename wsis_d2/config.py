@@ -1,6 +1,20 @@
 """Every config key that the plugin adds to Detectron2's, once, with its meaning."""
 
+import functools
+
 from detectron2.config import CfgNode as CN
+
+from .errors import UserError
+
+#: Below these a number would be an exception much later, or no work at all.
+LEAST = {
+    "DATALOADER.NUM_WORKERS": 0,
+    "SEEDS.NUM_WORKERS": 0,
+    "SOLVER.CHECKPOINT_PERIOD": 1,
+    "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.MAX_ITER": 1,
+    "TEST.EVAL_PERIOD": 0,
+}
 
 
 def add_wsis_config(cfg: CN) -> None:
@@ -26,6 +40,18 @@ def add_wsis_config(cfg: CN) -> None:
     _add_noise_config(cfg)
 
 
+def check_counts(cfg: CN) -> None:
+    """Look at what counts something, Detectron2's keys too.
+
+    Raises:
+        UserError: a number is lower than :data:`LEAST` says.
+    """
+    for key, least in LEAST.items():
+        value = functools.reduce(CN.__getitem__, key.split("."), cfg)
+        if value < least:
+            raise UserError(f"{key} is {value}: give {least} or more")
+
+
 def _own_dataset(name: str) -> CN:
     node = CN()
     # Name to use in DATASETS.TRAIN / DATASETS.TEST. Registered where IMAGE_ROOT is set.
@@ -35,12 +61,14 @@ def _own_dataset(name: str) -> CN:
     # File of the image-level labels: CSV (`file_name,labels`, labels separated by `;`) or COCO
     # JSON (an image's labels are the categories of its annotations; masks and boxes are not read).
     # Both may count objects (CSV: `dog:2;cat:5+`), for DATASETS.SUPERVISION "image_counts".
+    # Also metadata.csv or metadata.jsonl of a Hugging Face imagefolder, and the choices in Label
+    # Studio's JSON export.
     node.LABELS = ""
     # Class names in the order of their ids; empty: those found in the labels, sorted.
     node.CLASSES = ()
     # COCO JSON with true masks. Read by evaluators only, never by training.
     node.GT_JSON = ""
-    # Leave images of a CSV without labels out (counted in the log) instead of stopping.
+    # Leave images of a label file without labels out (counted in the log) instead of stopping.
     node.SKIP_UNLABELED = False
     return node
 
@@ -257,7 +285,8 @@ def _add_retina_mask_config(cfg: CN) -> None:
 def _add_proposals_config(cfg: CN) -> None:
     cfg.PROPOSALS = CN()
     # "builtin" (hierarchical graph-based segmentation), or files of "mat" (MCG/COB), "coco_json"
-    # (COCO results: DeepMask, SharpMask, ...) or "sam" (segment-anything's mask generator).
+    # (COCO results: DeepMask, SharpMask, ...) or "sam" (segment-anything's mask generator); or
+    # "prompted": a segmenter such as SAM, asked where objects were located.
     cfg.PROPOSALS.SOURCE = "builtin"
     # Folder (mat, sam), file (coco_json) or cache folder (builtin).
     cfg.PROPOSALS.PATH = "output/proposals"
@@ -291,6 +320,31 @@ def _add_proposals_config(cfg: CN) -> None:
     cfg.PROPOSALS.BUILTIN.NMS_THRESHOLD = 0.9
     # Kept in the cache per image; PROPOSALS.MAX_PER_IMAGE takes from these.
     cfg.PROPOSALS.BUILTIN.MAX_PROPOSALS = 200
+
+    # The source "prompted".
+    cfg.PROPOSALS.PROMPTED = CN()
+    # Name in the PROMPTABLE_SEGMENTER registry: "TransformersSAM" (SAM, SAM 2, SAM 3; needs
+    # transformers).
+    cfg.PROPOSALS.PROMPTED.SEGMENTER = "TransformersSAM"
+    # Folder of its weights, as transformers saves them, or their name on the Hugging Face hub.
+    cfg.PROPOSALS.PROMPTED.WEIGHTS = ""
+    # What it is asked of every object, each a question of its own that gives candidate masks: parts
+    # joined by "+", of "point" (where the object was located), "box" (around its response map or
+    # mask) and "mask" (that map or mask itself, a hint beside one of the others).
+    cfg.PROPOSALS.PROMPTED.PROMPTS = ("point", "point+box")
+    # Boxes and masks: the object is where its response is at least this part of its maximum.
+    cfg.PROPOSALS.PROMPTED.RESPONSE_THRESHOLD = 0.25
+    # Points that say where the object is not, beside "point": the nearest peaks of other classes,
+    # at most this many ...
+    cfg.PROPOSALS.PROMPTED.OTHER_CLASS_POINTS = 4
+    # ... and this many where all classes of the image respond by less than BACKGROUND_THRESHOLD of
+    # their maximum, far from where they do and from each other.
+    cfg.PROPOSALS.PROMPTED.BACKGROUND_POINTS = 2
+    cfg.PROPOSALS.PROMPTED.BACKGROUND_THRESHOLD = 0.05
+    # Masks that overlap one of higher predicted IoU by more than this IoU are dropped.
+    cfg.PROPOSALS.PROMPTED.NMS_THRESHOLD = 0.9
+    # Prompts at a time: memory against speed.
+    cfg.PROPOSALS.PROMPTED.PROMPTS_PER_BATCH = 16
 
 
 def _add_cam_config(cfg: CN) -> None:
@@ -378,6 +432,9 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS.NMS_THRESHOLD = 0.3
     # ... masks of any class (PRM; the generator "PRM" always does).
     cfg.PSEUDO_LABELS.CLASS_AGNOSTIC_NMS = False
+    # Masks of any generator, IRNet's for one, become the proposals of PROPOSALS of highest Jaccard
+    # index, of which NMS_THRESHOLD keeps one per object; "SelfTraining" has a key of its own.
+    cfg.PSEUDO_LABELS.REFINE_WITH_PROPOSALS = False
     # Export this many of each object's best proposals with their weights, for
     # DATASETS.PSEUDO.SAMPLE_CANDIDATES; 0: only the chosen one.
     cfg.PSEUDO_LABELS.MAX_CANDIDATES = 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import threading
 from typing import Any
 
 from fvcore.common.registry import Registry
@@ -19,6 +22,48 @@ def one_sentence(error: UserError) -> str:
     """The message on one line, without the traceback that a data loader's worker puts before it."""
     message = str(error).rsplit(f"{UserError.__name__}: ", 1)[-1]
     return " ".join(line.strip() for line in message.splitlines()).strip()
+
+
+#: Writing fails by these where a disk is full, or what a user may fill of it.
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def explain(error: BaseException) -> str:
+    """The sentence for what a user can mend: a :class:`UserError`, or a full disk; else ""."""
+    if isinstance(error, UserError):
+        return one_sentence(error)
+    cause = os_error(error)
+    if cause is None or cause.errno not in _FULL_DISK:
+        return ""
+    what = f"'{cause.filename}'" if cause.filename else "a file"
+    return (
+        f"{what} cannot be written ({cause.strerror}): make room on the disk, then run the same "
+        "command with --resume"
+    )
+
+
+def say_full_disks_once() -> None:
+    """Keep a full disk from being a traceback per line of the log and per thread that writes, too.
+
+    For a process whose exceptions are shown as :func:`explain` has them.
+    """
+    logging.raiseExceptions = False
+    threading.excepthook = _show_unless_explained
+
+
+def _show_unless_explained(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is None or not explain(args.exc_value):
+        threading.__excepthook__(args)
+
+
+def os_error(error: BaseException | None) -> OSError | None:
+    """The operating system's error that an exception is, or was raised after.
+
+    Libraries such as torch's writer of checkpoints raise one of their own while they handle it.
+    """
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def look_up(registry: Registry, name: str, key: str) -> Any:

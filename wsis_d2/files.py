@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -52,6 +53,36 @@ def open_atomically(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise
 
 
+@contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[str]:
+    """A folder to fill in the place of ``path``: when the block ends well, ``path`` is there whole,
+    else as it was before.
+
+    Raises:
+        UserError: ``path`` is a file or a folder that is not empty, or something in it cannot be
+            written.
+    """
+    path = os.path.abspath(path)
+    if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+        raise UserError(f"'{path}' is there already: name a new folder, or remove that one")
+    parent, name = os.path.split(path)
+    check_writable_folder(parent)
+    temporary = tempfile.mkdtemp(dir=parent, prefix=f".{name}.")
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o777 & ~umask)  # mkdtemp makes folders private
+        os.replace(temporary, path)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(
+                f"folder '{path}' cannot be written: {error.strerror}; choose another output"
+            ) from error
+        raise
+
+
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Write a file atomically; see :func:`open_atomically`."""
     with open_atomically(path) as file:
@@ -71,6 +102,15 @@ def write_json(path: str | os.PathLike, value: Any, indent: int | None = None) -
 def to_json(value: Any, indent: int | None = None) -> str:
     """Valid JSON of what :func:`to_json_value` takes."""
     return json.dumps(to_json_value(value), indent=indent, allow_nan=False)
+
+
+def json_list(items: Iterable[Any]) -> Iterator[str]:
+    """The pieces of the JSON of a list that need not be in memory; see :func:`to_json`."""
+    separator = "["
+    for item in items:
+        yield separator + to_json(item)
+        separator = ", "
+    yield "[]" if separator == "[" else "]"
 
 
 def load_json(path: str | os.PathLike) -> Any:
@@ -189,6 +229,24 @@ def check_writable_folder(folder: str | os.PathLike, key: str = "folder") -> Non
         raise UserError(
             f"output folder '{folder}' is not writable ({error.strerror}): choose another {key}"
         ) from error
+
+
+def folder_size(folder: str | os.PathLike) -> int:
+    """Bytes of all files below a folder; 0 where it does not exist."""
+    size = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # a link to nothing
+                size += os.path.getsize(os.path.join(root, name))
+    return size
+
+
+def free_space(path: str | os.PathLike) -> int:
+    """Bytes that may still be written below ``path``, which need not exist."""
+    path = os.path.abspath(path)
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return shutil.disk_usage(path).free
 
 
 def file_sha256(path: str) -> str:

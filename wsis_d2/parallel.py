@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,7 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from .errors import UserError
+from .processes import end_with_parent
 
 # Below this many images per process, starting one costs more than it saves.
 _MIN_IMAGES_PER_WORKER = 16
@@ -156,6 +158,9 @@ def map_images(
         tasks: one per image.
         what: what is made, in the plural, for the bar: "proposals".
         num_workers: processes at the most; few images get fewer, 0 or 1 works in this one.
+
+    Raises:
+        UserError: a process was killed.
     """
     num_workers = min(num_workers, len(tasks) // _MIN_IMAGES_PER_WORKER)
     with tqdm(total=len(tasks), desc=what.capitalize(), unit="image", mininterval=1.0) as progress:
@@ -167,12 +172,17 @@ def map_images(
             return results
         # Forking a process whose libraries run threads, CUDA's above all, may hang it.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(num_workers, context, _use_one_thread) as pool:
+        with ProcessPoolExecutor(num_workers, context, _begin_worker) as pool:
             futures = [pool.submit(work, task) for task in tasks]
             try:
                 for future in as_completed(futures):
                     future.result()
                     progress.update()
+            except BrokenProcessPool as error:
+                raise UserError(
+                    f"a process that made {what} was ended by a signal: often there was too little "
+                    "memory; run again"
+                ) from error
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -201,6 +211,7 @@ def for_each_image(
         )
 
 
-def _use_one_thread() -> None:
+def _begin_worker() -> None:
+    end_with_parent()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

@@ -82,6 +82,12 @@ def test_a_device_that_is_not_there_is_named():
         run_benchmarks("cuda")
 
 
+@pytest.mark.parametrize("edge", [-1, 10, 100_000])
+def test_sizes_that_no_stage_can_work_on_are_named(edge):
+    with pytest.raises(UserError, match=f"--size is {edge}"):
+        run_benchmarks(only=["export"], quick=True, longest_edge=edge)
+
+
 def test_there_is_at_least_one_thread():
     with pytest.raises(UserError, match="--threads is 0"):
         run_benchmarks(threads=0)

@@ -48,6 +48,13 @@ def test_without_photos_there_is_one_image_of_the_usual_size():
     assert workload.what == "image 500 x 375"
 
 
+@pytest.mark.parametrize(("edge", "size"), [(250, (188, 250)), (1000, (750, 1000))])
+def test_images_are_resized_to_a_longest_edge(edge, size):
+    (scene,) = make_workload(longest_edge=edge).scenes
+    assert scene.size == size
+    assert scene.masks.shape[1:] == size
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_folder_without_photos_is_named(tmp_path, exists):
     folder = tmp_path / "photos"

@@ -1,8 +1,10 @@
-"""The doors for the user's own images: CSV, class folders, COCO JSON."""
+"""The doors for the user's own images: CSV, JSON lines, class folders, COCO, Label Studio."""
 
+import contextlib
 import json
 
 import pytest
+from conftest import json_values
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +18,8 @@ from wsis_d2.data import (
     load_class_folders,
     load_coco_image_labels,
     load_image_labels_csv,
+    load_image_labels_jsonl,
+    load_label_studio_choices,
     make_image_level,
     register_image_level_dataset,
     register_own_datasets,
@@ -230,6 +234,192 @@ def test_counts_round_trip(root, tmp_path, rows, max_count, blank, or_more):
         ]
 
 
+# Metadata of a Hugging Face imagefolder
+
+
+def test_metadata_csv(root, tmp_path):
+    path = write(
+        tmp_path / "metadata.csv",
+        "file_name,label\na.jpg,dog\n"
+        'b.png,"[""dog"", ""a, b""]"\n'
+        """"sub/c, d.jpg","['cat', ""dog's""]"\n""",
+    )
+    classes = ["a, b", "cat", "dog", "dog's"]
+    dicts = load_image_labels_csv(path, str(root))
+    assert [d["image_labels"] for d in dicts] == [[2], [0, 2], [1, 3]]
+    assert [[classes[i] for i in d["image_labels"]] for d in dicts][2] == ["cat", "dog's"]
+    # What is no list of quoted names is a name.
+    path = write(tmp_path / "l.csv", "file_name,labels\na.jpg,[dog];['cat'\n")
+    (dataset_dict,) = load_image_labels_csv(path, str(root), ["['cat'", "[dog]"])
+    assert dataset_dict["image_labels"] == [0, 1]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    rows=st.lists(st.sets(names, min_size=1, max_size=4), min_size=1, max_size=3),
+    key=st.sampled_from(["label", "labels"]),
+    ascii_only=st.booleans(),
+    line_end=st.sampled_from(["\n", "\r\n", "\n\n"]),
+)
+def test_jsonl_round_trip(root, tmp_path, rows, key, ascii_only, line_end):
+    files = ["a.jpg", "b.png", "sub/c, d.jpg"][: len(rows)]
+    values = [sorted(row) if len(row) > 1 else next(iter(row)) for row in rows]
+    lines = [
+        json.dumps({"file_name": file, "other": None, key: value}, ensure_ascii=ascii_only)
+        for file, value in zip(files, values)
+    ]
+    path = write(tmp_path / "metadata.jsonl", line_end.join(lines), newline="")
+    classes = sorted(set().union(*rows))
+    dicts = load_image_labels_jsonl(path, str(root))
+    assert [d["file_name"] for d in dicts] == [f"{root}/{file}" for file in files]
+    assert [{classes[i] for i in d["image_labels"]} for d in dicts] == rows
+
+
+def test_jsonl_of_class_numbers(root, tmp_path):
+    path = write(tmp_path / "m.jsonl", '{"file_name": "b.png", "label": [7, 0]}\n')
+    (dataset_dict,) = load_image_labels_jsonl(path, str(root), ["0", "3", "7"])
+    assert dataset_dict["image_labels"] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"file_name": "a.jpg", "label": "dgo"}', r"label 'dgo' of image .*did you mean 'dog'"),
+        ('{"file_name": "a.jpg", "label": 1.5}', "label in line 1 of .* is no class name"),
+        ('{"file_name": "a.jpg", "labels": ["dog", true]}', "labels in line 1 of .* is no class"),
+        ('{"file_name": "a.jpg", "labels": {"dog": 1}}', "labels in line 1 of .* is no class name"),
+        ('{"file_name": "a.jpg", "text": "x"}', "neither label nor labels .*'file_name', 'text'"),
+        ('{"file_name": 3, "label": "dog"}', "line 1 of .* has no file_name"),
+        ('{"file_name": " ", "label": "dog"}', "line 1 of .* has no file name"),
+        ('["a.jpg", "dog"]', "line 1 of .* has no file_name"),
+        ('\n{"file_name": "a.jpg", "label"', "line 2 of .* is not JSON"),
+        ("[" * 100_000, "line 1 of .* is not JSON"),
+        ("", "lists no image"),
+        ('{"file_name": "a.jpg", "label": null}', "'a.jpg' has no labels .*1 such lines: 1"),
+        ('{"file_name": "no.jpg", "label": "dog"}', "no.jpg', listed in .* is absent"),
+        (
+            '{"file_name": "a.jpg", "label": "dog"}\n{"file_name": "./a.jpg", "label": "cat"}',
+            "line 2 of .* lists 'a.jpg' a second time",
+        ),
+    ],
+)
+def test_jsonl_errors(root, tmp_path, text, message):
+    path = write(tmp_path / "m.jsonl", text)
+    with pytest.raises(UserError, match=message):
+        load_image_labels_jsonl(path, str(root), ["cat", "dog"])
+
+
+def test_jsonl_of_another_encoding(root, tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_bytes('{"file_name": "a.jpg", "label": "dög"}'.encode("latin-1"))
+    with pytest.raises(UserError, match="is not in UTF-8"):
+        load_image_labels_jsonl(str(path), str(root))
+
+
+# Label Studio
+
+
+def task(address, *annotations, **more):
+    """A task of Label Studio's export "JSON"; an annotation is a list of choices or None."""
+    return {
+        "id": 3,
+        "data": {"image": address},
+        "annotations": [
+            {
+                "was_cancelled": choices is None,
+                "result": [
+                    {"type": "choices", "value": {"choices": choices or ["wrong"]}},
+                    {"type": "rectanglelabels", "value": {"rectanglelabels": ["box"]}},
+                ],
+            }
+            for choices in annotations
+        ],
+        "predictions": [{"result": [{"type": "choices", "value": {"choices": ["guess"]}}]}],
+        **more,
+    }
+
+
+def test_label_studio(root, tmp_path):
+    tasks = [
+        task("/data/upload/1/0123abcd-a.jpg", ["dog", "cat"]),
+        task("/data/local-files/?d=photos/b.png", ["dog"], None, ["cat", "dog"], ["cow"]),
+        task("https://host/x/sub/c%2C%20d.jpg?size=3", ["cat"]),
+    ]
+    path = write(tmp_path / "project.json", json.dumps(tasks))
+    dicts = load_label_studio_choices(path, str(root))
+    assert [d["file_name"] for d in dicts] == [
+        f"{root}/{name}" for name in ("a.jpg", "b.png", "sub/c, d.jpg")
+    ]
+    assert [d["image_labels"] for d in dicts] == [[0, 1], [1], [0]]  # cat, dog
+
+
+def test_label_studio_minimal(root, tmp_path):
+    tasks = [
+        {"image": "s3://bucket/a.jpg", "id": 1, "choice": "dog", "annotator": 1},
+        {"img": "/data/upload/b.png", "id": 2, "scene": {"choices": ["cat", "dog"]}},
+    ]
+    path = write(tmp_path / "project.json", json.dumps(tasks))
+    dicts = load_label_studio_choices(path, str(root))
+    assert [d["image_labels"] for d in dicts] == [[1], [0, 1]]
+
+
+def test_label_studio_takes_the_longest_end_that_is_a_file(root, tmp_path):
+    Image.new("RGB", (4, 4)).save(root / "sub" / "a.jpg")
+    Image.new("RGB", (4, 4)).save(root / "01234567-b.png")
+    addresses = ["/data/x/sub/a.jpg", "/data/upload/7/01234567-b.png", "/../../sub/../a.jpg"]
+    tasks = [task(address, ["dog"]) for address in addresses]
+    path = write(tmp_path / "project.json", json.dumps(tasks))
+    with pytest.raises(UserError, match="task 3 of .* lists 'sub/a.jpg' a second time"):
+        load_label_studio_choices(path, str(root))
+    path = write(tmp_path / "project.json", json.dumps(tasks[:2]))
+    names = [d["file_name"] for d in load_label_studio_choices(path, str(root))]
+    assert names == [f"{root}/01234567-b.png", f"{root}/sub/a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"images": []}, "is no export of Label Studio"),
+        ([], "lists no image: add one task"),
+        ([3], "task 1 of .* is not in Label Studio's format"),
+        ([task("a.jpg", ["dog"]), {"annotations": 3, "data": {}}], "task 2 of .* is not in"),
+        ([task("a.jpg", [7])], "task 1 of .* is not in .*a choice is not a text"),
+        ([task("http://[", ["dog"])], "task 1 of .* is not in Label Studio's"),
+        ([task("", ["dog"])], "task 1 of .* has no address of an image"),
+        ([{"data": {"text": "hello"}, "annotations": []}], "has no address of an image"),
+        ([task("a.jpg", None)], "'a.jpg' has no labels .*1 such tasks: 1.*remove the tasks"),
+        ([task("/data/0123abcd-no.jpg", ["dog"])], "/no.jpg', listed in .* is absent"),
+    ],
+)
+def test_label_studio_errors(root, tmp_path, content, message):
+    path = write(tmp_path / "project.json", json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        load_label_studio_choices(path, str(root))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    content=st.lists(
+        json_values("data", "image", "annotations", "result", "value", "choices", "type", "choice"),
+        max_size=3,
+    )
+)
+def test_label_studio_of_anything(root, tmp_path, content):
+    """Anything is labels or an error of ours."""
+    path = write(tmp_path / "project.json", json.dumps(content))
+    with contextlib.suppress(UserError):
+        load_label_studio_choices(path, str(root))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(lines=st.lists(json_values("file_name", "label", "labels"), max_size=3))
+def test_jsonl_of_anything(root, tmp_path, lines):
+    """Anything is labels or an error of ours."""
+    path = write(tmp_path / "m.jsonl", "\n".join(map(json.dumps, lines)))
+    with contextlib.suppress(UserError):
+        load_image_labels_jsonl(path, str(root))
+
+
 # Class folders
 
 
@@ -256,6 +446,21 @@ def test_class_folders(tmp_path):
     (tmp_path / "z.jpg").touch()
     with pytest.raises(UserError, match="z.jpg' lies outside of the class folders"):
         load_class_folders(str(tmp_path))
+
+
+def test_class_folders_of_a_split_dataset(tmp_path):
+    """As YOLO's classification and Hugging Face's imagefolder have it."""
+    for name in ("train/cat/a.jpg", "train/dog/b.jpg", "val/cat/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 3)).save(tmp_path / name)
+    assert [d["image_labels"] for d in load_class_folders(str(tmp_path / "train"))] == [[0], [1]]
+    (dataset_dict,) = load_class_folders(str(tmp_path / "val"), ["cat", "dog"])
+    assert dataset_dict["image_labels"] == [0]
+    with pytest.raises(UserError, match=r"a split dataset \(train, val\).*give '.*/train' as"):
+        load_class_folders(str(tmp_path))
+    # A class of trains is one.
+    Image.new("L", (4, 3)).save(tmp_path / "train" / "thomas.jpg")
+    assert len(load_class_folders(str(tmp_path))) == 4
 
 
 def test_class_folders_without_images(tmp_path):
@@ -336,6 +541,23 @@ def test_registration_is_lazy_where_classes_are_given(tmp_path, catalog):
     register_image_level_dataset("own", str(tmp_path), str(tmp_path / "l.txt"), ("dog",))
     with pytest.raises(UserError, match="neither a .csv nor a .json"):
         DatasetCatalog.get("own")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("m.jsonl", '{"file_name": "a.jpg", "labels": ["dog", "cat"]}'),
+        ("m.json", json.dumps([{"image": "/data/a.jpg", "choice": {"choices": ["dog", "cat"]}}])),
+    ],
+)
+def test_register_other_label_files(root, tmp_path, catalog, name, text):
+    path = write(tmp_path / name, text)
+    register_image_level_dataset("own", str(root), path)
+    assert MetadataCatalog.get("own").thing_classes == ["cat", "dog"]
+    assert DatasetCatalog.get("own")[0]["image_labels"] == [0, 1]
+    register_image_level_dataset("own", str(root), path, ("bird", "dog", "cat"))
+    assert MetadataCatalog.get("own").thing_dataset_id_to_contiguous_id == {1: 0, 2: 1, 3: 2}
+    assert DatasetCatalog.get("own")[0]["image_labels"] == [1, 2]
 
 
 def test_ids_of_the_ground_truth(root, tmp_path, catalog):

@@ -65,6 +65,21 @@ def test_a_workers_user_error_arrives_as_one_sentence(tmp_path):
     assert str(error.value) == "label 'dgo' is no class"
 
 
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((0,), "--num-gpus is 0"),
+        ((-2,), "--num-gpus is -2"),
+        ((2, 0), "--num-machines is 0"),
+        ((2, 1, 5), "--machine-rank is 5, but the ranks of --num-machines 1 are 0 to 0"),
+        ((2, 2, -1), "--machine-rank is -1, but"),
+    ],
+)
+def test_numbers_that_are_none_of_a_job(numbers, message):
+    with pytest.raises(UserError, match=message):
+        launch(_write_pid, *numbers)
+
+
 def test_two_machines_need_an_address():
     with pytest.raises(UserError, match="--dist-url"):
         launch(_write_pid, 1, num_machines=2, dist_url="auto")
@@ -207,7 +222,7 @@ def test_only_jobs_on_gpus_need_as_many_as_processes(monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     started = []
     module = sys.modules[launch.__module__]
-    monkeypatch.setattr(module, "_start_processes", lambda *args: started.append(args[1]))
+    monkeypatch.setattr(module, "run_processes", lambda *args: started.append(args[1]))
     if device == "cpu":
         launch(_write_pid, 2, device=device)
         assert started == [2]
@@ -219,7 +234,7 @@ def test_only_jobs_on_gpus_need_as_many_as_processes(monkeypatch, device):
 def test_a_job_without_gpus_says_so_once_and_how_many_processes_it_has(monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     module = sys.modules[launch.__module__]
-    monkeypatch.setattr(module, "_start_processes", lambda *_: None)
+    monkeypatch.setattr(module, "run_processes", lambda *_: None)
     _warn_of_missing_gpus.cache_clear()
     launch(_write_pid, 8, device="cpu")  # as asked for
     assert not caplog.records

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import yaml
+from detectron2.engine import default_argument_parser
 
 from wsis_d2.engine import pipeline
 from wsis_d2.engine.pipeline import load_recipe, stage_config
@@ -71,6 +72,43 @@ def test_processes_are_started_for_the_device_of_their_stage(
     assert devices == expected
     # torchrun's processes run all of them.
     assert pipeline._group_device(recipe, "/out", options) == of_all
+
+
+@pytest.fixture
+def run(tmp_path, recipe, monkeypatch):
+    """Run the recipe; gives the arguments of its processes, of which none is started."""
+    started = []
+    monkeypatch.setattr(pipeline, "_run_stages", lambda *args: started.append(args[4].args[0]))
+
+    def run_recipe(**options):
+        pipeline.run_recipe(str(tmp_path / "recipe.yaml"), str(tmp_path / "out"), **options)
+        return started
+
+    return run_recipe
+
+
+def test_a_second_recipe_on_a_machine_finds_a_port(run):
+    # A port of the user's is Detectron2's default.
+    dist_url = default_argument_parser().get_default("dist_url")
+    assert run(num_gpus=2, dist_url=dist_url) == [(2, 1, 0, "auto")]
+
+
+def test_a_recipe_keeps_other_runs_from_its_folder(run, tmp_path, monkeypatch):
+    def lock(folder):
+        assert folder == str(tmp_path / "out")
+        raise UserError("in use")
+
+    monkeypatch.setattr(pipeline, "lock_folder", lock)
+    with pytest.raises(UserError, match="in use"):
+        run()
+    assert not list((tmp_path / "out").iterdir())
+    # The machines after the first do not write there.
+    assert run(num_machines=2, machine_rank=1, dist_url="tcp://host:1")
+
+
+def test_a_mistake_in_the_last_stage_is_found_before_the_first_runs(run):
+    with pytest.raises(UserError, match="stage 'second': option SOLVER.MAX_ITERS 3"):
+        run(opts=["second:SOLVER.MAX_ITERS", "3"])
 
 
 @pytest.mark.parametrize(

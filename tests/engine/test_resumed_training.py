@@ -1,9 +1,11 @@
 """A run that is killed and resumed sees the images that an undisturbed one sees."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from wsis_d2.data import ImageLabelMapper, register_builtin_datasets
 from wsis_d2.engine import load_config, setup, train
@@ -29,7 +31,7 @@ def seen(datasets_root, monkeypatch):
     register_builtin_datasets()
 
 
-def _train(output, iterations, resume=False):
+def _train(output, iterations, resume=False, **more):
     options = {
         "MODEL.DEVICE": "cpu",
         "DATASETS.TEST": "()",
@@ -38,6 +40,7 @@ def _train(output, iterations, resume=False):
         "SOLVER.MAX_ITER": iterations,
         "SEED": 7,
         "OUTPUT_DIR": str(output),
+        **more,
     }
     opts = [item for pair in options.items() for item in pair]
     cfg = load_config(str(ROOT / "configs/shapes/irnet/classifier.yaml"), opts)
@@ -56,3 +59,34 @@ def test_a_resumed_run_goes_on_in_the_data(seen, tmp_path):
     _train(tmp_path / "parts", 4, resume=True)
     assert ids == whole
     assert len(set(states)) == len(states), "the augmentation of the first iterations comes again"
+
+
+def test_a_run_that_is_killed_after_a_checkpoint_ends_with_the_same_weights(
+    datasets_root, tmp_path, monkeypatch
+):
+    """But for the augmentation, of which there is none here."""
+    register_builtin_datasets(str(datasets_root))
+    same = {"INPUT.RANDOM_FLIP": "none", "SOLVER.CHECKPOINT_PERIOD": 2}
+    _train(tmp_path / "whole", 4, **same)
+
+    read, numbers = ImageLabelMapper.__call__, itertools.count(1)
+
+    def die_in_the_third_iteration(self, dataset_dict):
+        if next(numbers) == 8:
+            raise KeyboardInterrupt
+        return read(self, dataset_dict)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageLabelMapper, "__call__", die_in_the_third_iteration)
+        with pytest.raises(KeyboardInterrupt):
+            _train(tmp_path / "parts", 4, **same)
+    assert not (tmp_path / "parts" / "model_final.pth").exists()
+    _train(tmp_path / "parts", 4, resume=True, **same)
+    register_builtin_datasets()
+
+    whole, parts = (
+        torch.load(tmp_path / name / "model_final.pth", weights_only=True)["model"]
+        for name in ("whole", "parts")
+    )
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []

@@ -9,7 +9,7 @@ from detectron2.utils import comm
 from PIL import Image
 
 from wsis_d2.data import register_builtin_datasets
-from wsis_d2.engine import launch, load_config
+from wsis_d2.engine import launch, load_config, setup
 from wsis_d2.errors import UserError
 
 
@@ -131,3 +131,15 @@ def test_imports_that_fail(own_package, tmp_path, text, message):
     assert own_package in str(error.value)
     with pytest.raises(UserError, match="IMPORTS"):
         load_config("", ["IMPORTS", own_package])  # a text is no tuple
+
+
+def test_another_runs_folder_is_left_alone(tmp_path, monkeypatch):
+    def lock(folder):
+        raise UserError(f"{folder} is in use")
+
+    # wsis_d2.engine.setup is the function; its module has the same name.
+    monkeypatch.setattr(sys.modules[setup.__module__], "lock_folder", lock)
+    cfg = load_config("", ["OUTPUT_DIR", str(tmp_path / "out")])
+    with pytest.raises(UserError, match="out is in use"):
+        setup(cfg, verbose=False)
+    assert not list((tmp_path / "out").iterdir())

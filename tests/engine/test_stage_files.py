@@ -7,7 +7,7 @@ from PIL import Image
 
 from wsis_d2.data import register_builtin_datasets
 from wsis_d2.engine.pipeline import Recipe, Stage, _read_result, stage_config
-from wsis_d2.engine.stages.files import digest_path, stage_fingerprint, write_outputs
+from wsis_d2.engine.stages.files import digest_path, stage_state, write_outputs
 from wsis_d2.files import write_json
 from wsis_d2.proposals import build_proposal_source
 
@@ -28,7 +28,7 @@ def fingerprint(tmp_path, datasets_root):
         )
         recipe, output = Recipe("A test", stages, str(tmp_path)), str(tmp_path / "out")
         cfg = stage_config(recipe, stages[1], output, [str(o) for o in opts])
-        return stage_fingerprint(cfg, run, ["first"], output, {"first": "0"})
+        return stage_state(cfg, run, ["first"], output, {"first": "0"}).fingerprint
 
     yield compute
     register_builtin_datasets()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from wsis_d2.errors import UserError
 from wsis_d2.evaluation import MultiLabelEvaluator, multilabel_average_precision
 
 
@@ -72,3 +73,11 @@ def test_evaluator():
     evaluator.reset()
     assert evaluator.evaluate() == {}
     MetadataCatalog.pop(name)
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_scores_of_a_classifier_that_diverged_are_refused(score):
+    evaluator = MultiLabelEvaluator("test_classification_of_a_diverged_classifier")
+    inputs = [{"image_labels": [0], "file_name": "cat.jpg"}]
+    with pytest.raises(UserError, match="scores of image 'cat.jpg' are no finite numbers"):
+        evaluator.process(inputs, [{"image_scores": torch.tensor([0.5, score])}])

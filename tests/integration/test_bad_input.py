@@ -507,6 +507,47 @@ CASES = [
         _train("SOLVER.MAX_ITER.X", "3"),
         ("SOLVER.MAX_ITER.X",),
     ),
+    *(
+        Case(
+            f"{key} {value}",
+            "train_net.py",
+            _train(key, value),
+            (f"{key} is {value}", "or more"),
+        )
+        for key, value in (
+            ("SOLVER.MAX_ITER", "0"),
+            ("SOLVER.MAX_ITER", "-5"),
+            ("SOLVER.IMS_PER_BATCH", "0"),
+            ("SOLVER.CHECKPOINT_PERIOD", "0"),
+            ("DATALOADER.NUM_WORKERS", "-1"),
+        )
+    ),
+    *(
+        Case(
+            f"{tool} {' '.join(flags)}",
+            tool,
+            lambda f, tool=tool, flags=flags: [
+                *flags,
+                *(f.run_recipe() if tool == "run_pipeline.py" else f.train()),
+            ],
+            (says,),
+        )
+        for tool in ("train_net.py", "run_pipeline.py")
+        for flags, says in (
+            (("--num-gpus", "0"), "--num-gpus is 0"),
+            (("--num-gpus", "-2"), "--num-gpus is -2"),
+            (("--num-machines", "0"), "--num-machines is 0"),
+            (("--machine-rank", "5"), "--machine-rank is 5, but"),
+            (("--machine-rank", "-1"), "--machine-rank is -1, but"),
+        )
+    ),
+    Case(
+        "mistake in the last stage of a recipe: found before the first one runs",
+        "run_pipeline.py",
+        _recipe("report:SOLVER.MAX_ITERS", "3"),
+        ("stage 'report'", "SOLVER.MAX_ITERS"),
+        _write("output/classifier", b"a file where the first stage's folder would be"),
+    ),
     Case(
         "flag after the config keys",
         "train_net.py",

@@ -38,6 +38,18 @@ QUICK = [
     ],
 )
 def test_from_labels_to_a_report(method, last, datasets_root, run_tool, tmp_path):
+    run_recipe(f"{method}_mobile", last, [], datasets_root, run_tool, tmp_path)
+
+
+@pytest.mark.slow
+def test_from_labels_to_a_report_with_sam(random_sam, datasets_root, run_tool, tmp_path):
+    options = ["PROPOSALS.PROMPTED.WEIGHTS", random_sam]
+    run_recipe("wise_sam", "mask_rcnn", options, datasets_root, run_tool, tmp_path)
+    assert not (tmp_path / "output" / "proposals").exists()
+
+
+def run_recipe(recipe, last, options, datasets_root, run_tool, tmp_path):
+    """Run a recipe for own photographs on a tiny Shapes and look at what it makes."""
     rows = ["file_name,labels"]
     for path in sorted((datasets_root / "shapes" / "Annotations").glob("train_*.xml")):
         names = {node.text for node in ElementTree.parse(path).iterfind("object/name")}
@@ -45,10 +57,10 @@ def test_from_labels_to_a_report(method, last, datasets_root, run_tool, tmp_path
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     completed = run_tool(
         "run_pipeline.py",
-        *("--recipe", f"configs/own/{method}_mobile/recipe.yaml", "--output", tmp_path / "output"),
+        *("--recipe", f"configs/own/{recipe}/recipe.yaml", "--output", tmp_path / "output"),
         *("DATASETS.OWN_TRAIN.IMAGE_ROOT", datasets_root / "shapes" / "JPEGImages"),
         *("DATASETS.OWN_TRAIN.LABELS", tmp_path / "labels.csv"),
-        *(*QUICK, f"{last}:MODEL.WEIGHTS", ""),
+        *(*QUICK, f"{last}:MODEL.WEIGHTS", "", *options),
         timeout=600,
     )
     assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 
-from wsis_d2.labeling import ProposalRefinement, refine_instances
+from wsis_d2.labeling import LabelRefinement, ProposalRefinement, refine_instances
 from wsis_d2.proposals import MaskProposals
 
 SIZE = (24, 30)
@@ -109,3 +109,30 @@ def test_any_model_may_be_wrapped():
         assert torch.equal(output["instances"].pred_masks, expected.pred_masks)
     refinement.train()
     assert model.training
+
+
+@pytest.mark.parametrize(("class_agnostic", "kept"), [(False, [2, 1, 3]), (True, [2, 3])])
+def test_labels_that_become_alike_are_one(class_agnostic, kept):
+    whole, other = np.zeros((2, *SIZE), bool)
+    whole[2:12, 2:12] = other[14:22, 14:28] = True
+    parts = np.zeros((4, *SIZE), bool)
+    parts[0, 2:8, 2:12] = parts[1, 2:12, 2:8] = parts[2, 5:12, 2:12] = parts[3, 15:22, 14:28] = True
+    instances = Instances(
+        SIZE,
+        pred_masks=torch.from_numpy(parts),
+        pred_boxes=BitMasks(torch.from_numpy(parts)).get_bounding_boxes(),
+        scores=torch.tensor([0.3, 0.5, 0.9, 0.2]),
+        pred_classes=torch.tensor([0, 1, 0, 1]),
+    )
+
+    class Fixed:
+        def get(self, x):
+            return MaskProposals.from_masks(np.stack([whole, other]), [0.1, 0.9])
+
+    refined = LabelRefinement(Fixed(), class_agnostic_nms=class_agnostic)({}, instances)
+    assert torch.equal(refined.scores, instances.scores[kept])
+    assert torch.equal(refined.pred_classes, instances.pred_classes[kept])
+    expected = np.stack([other if i == 3 else whole for i in kept])
+    assert np.array_equal(refined.pred_masks.numpy(), expected)
+    boxes = [[14, 14, 28, 22] if i == 3 else [2, 2, 12, 12] for i in kept]
+    assert refined.pred_boxes.tensor.tolist() == boxes

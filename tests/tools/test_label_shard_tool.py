@@ -198,6 +198,35 @@ def test_a_process_that_dies_loses_its_image_in_progress(whole, run_tool, argume
     assert_same(tmp_path / "labels.json", whole)
 
 
+SLEEPING = """
+import time
+from pathlib import Path
+from detectron2.utils import comm
+from wsis_d2.labeling import AffinityNetLabels
+
+def label(self, x):
+    Path({folder!r}, f"labels{{comm.get_rank()}}").touch()
+    time.sleep(600)
+
+AffinityNetLabels.label = label
+"""
+
+
+@pytest.mark.slow
+def test_processes_end_when_the_one_that_started_them_is_killed(start_tool, arguments, tmp_path):
+    (tmp_path / "sleeping.py").write_text(SLEEPING.format(folder=str(tmp_path)))
+    path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    flags = ("--output", tmp_path / "labels.json", "--num-gpus", 2)
+    options = ("IMPORTS", "('sleeping',)")
+    job = start_tool(
+        "make_pseudo_labels.py", *flags, *arguments, *options, env={"PYTHONPATH": path}
+    )
+    assert job.wait_until(lambda: len(list(tmp_path.glob("labels[01]"))) == 2)
+    assert len(job.pids()) >= 3
+    job.process.kill()
+    assert job.wait_until(lambda: not job.pids(), seconds=60)
+
+
 @pytest.mark.slow
 def test_two_machines_under_torchrun(whole, arguments, datasets_root, tmp_path):
     """They find each other by torchrun's rendezvous, here both on this host."""

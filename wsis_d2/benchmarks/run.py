@@ -33,6 +33,8 @@ COMPARISONS: dict[str, Callable[[str], list[dict]]] = {
 
 # Each stage is measured for so many seconds, but at least and at most so many times.
 _BUDGET, _LEAST_RUNS, _MOST_RUNS = 4.0, 3, 25
+# Sizes that all stages can work on.
+_LEAST_EDGE, _MOST_EDGE = 64, 8000
 
 
 def run_benchmarks(
@@ -43,6 +45,7 @@ def run_benchmarks(
     threads: int = 1,
     quick: bool = False,
     profile: bool = False,
+    longest_edge: int = 0,
 ) -> list[dict]:
     """All benchmarks, or some.
 
@@ -53,6 +56,7 @@ def run_benchmarks(
         threads: of the CPU.
         quick: tiny inputs, once each, to see that everything runs.
         profile: say what stands at the top of each stage.
+        longest_edge: longer side in pixels that the images are resized to; 0: as they are.
 
     Returns:
         One dict each, JSON-ready but for NaN.
@@ -73,15 +77,15 @@ def run_benchmarks(
         the results); ``peak_megabytes`` and ``baseline_peak_megabytes`` where memory is the point.
 
     Raises:
-        UserError: no benchmark of a name, no such device or number of threads, or no photos.
+        UserError: no benchmark of a name, no such device, size or number of threads, or no photos.
     """
-    _check(device, threads)
+    _check(device, threads, longest_edge)
     stages = [name for name, _ in BENCHMARK_REGISTRY]
     names = _chosen(only, [*stages, *COMPARISONS]) or [*stages, *(() if quick else COMPARISONS)]
     machine, results = Machine(quick), []
     with _threads(threads):
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
-        workload = make_workload(images, device, quick)
+        workload = make_workload(images, device, quick, longest_edge)
         for name in tqdm(names, "Benchmarks", unit="stage"):
             if name in COMPARISONS:
                 results += COMPARISONS[name](device)
@@ -140,11 +144,13 @@ def _floor_figures(stage: Benchmark, timing: Timing, machine: Machine) -> dict[s
     }
 
 
-def _check(device: str, threads: int) -> None:
+def _check(device: str, threads: int, longest_edge: int) -> None:
     if is_cuda(device) and not torch.cuda.is_available():
         raise UserError(f"--device is '{device}', but PyTorch finds no GPU: choose 'cpu'")
     if threads < 1:
         raise UserError(f"--threads is {threads}: give 1 or more")
+    if longest_edge and not _LEAST_EDGE <= longest_edge <= _MOST_EDGE:
+        raise UserError(f"--size is {longest_edge}: give {_LEAST_EDGE} to {_MOST_EDGE} pixels")
 
 
 def _chosen(only: Sequence[str], known: Sequence[str]) -> list[str]:

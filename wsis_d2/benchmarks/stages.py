@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -98,13 +99,16 @@ class Workload:
         return load_config(str(_CONFIGS / name), options)
 
 
-def make_workload(images: str = "", device: str = "cpu", quick: bool = False) -> Workload:
+def make_workload(
+    images: str = "", device: str = "cpu", quick: bool = False, longest_edge: int = 0
+) -> Workload:
     """The workload of photos, or of a synthetic image of VOC's size; always the same.
 
     Args:
         images: folder of photos; empty: none.
         device: see :class:`Workload`.
         quick: see :class:`Workload`.
+        longest_edge: longer side in pixels that the images are resized to; 0: as they are.
 
     Raises:
         UserError: the folder holds no images, or one that cannot be read.
@@ -114,8 +118,15 @@ def make_workload(images: str = "", device: str = "cpu", quick: bool = False) ->
     else:
         size = _QUICK_IMAGE_SIZE if quick else IMAGE_SIZE
         arrays = [draw_image(size, np.random.default_rng(0))]
+    if longest_edge:
+        arrays = [_resized(image, longest_edge) for image in arrays]
     scenes = [Scene.on(image, np.random.default_rng(i)) for i, image in enumerate(arrays)]
     return Workload(scenes, device, quick)
+
+
+def _resized(image: np.ndarray, longest_edge: int) -> np.ndarray:
+    height, width = (round(n * longest_edge / max(image.shape[:2])) for n in image.shape[:2])
+    return cv2.resize(image, (max(width, 1), max(height, 1)), interpolation=cv2.INTER_CUBIC)
 
 
 def _image_files(folder: str) -> list[Path]:

@@ -19,7 +19,13 @@ from .catalog import (
 from .dataset_checks import check_registered_datasets
 from .image_labels import check_image_level_dataset, make_image_level
 from .label_maps import UNKNOWN, read_label_map, semantic_truth, voc_palette, write_label_map
-from .label_readers import load_class_folders, load_coco_image_labels, load_image_labels_csv
+from .label_readers import (
+    load_class_folders,
+    load_coco_image_labels,
+    load_image_labels_csv,
+    load_image_labels_jsonl,
+    load_label_studio_choices,
+)
 from .mappers import (
     ImageLabelMapper,
     ImageRegion,
@@ -75,6 +81,8 @@ __all__ = [
     "load_class_folders",
     "load_coco_image_labels",
     "load_image_labels_csv",
+    "load_image_labels_jsonl",
+    "load_label_studio_choices",
     "load_voc_image_labels",
     "make_image_level",
     "read_label_map",

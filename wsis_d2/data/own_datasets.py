@@ -41,12 +41,13 @@ def register_image_level_dataset(
     Args:
         name: name to use in DATASETS.TRAIN and DATASETS.TEST.
         image_root: folder of the images.
-        labels: a ``.csv`` or COCO ``.json``; empty: ``image_root`` has one folder per class.
+        labels: a ``.csv``, a ``.jsonl``, a ``.json`` of COCO or of Label Studio; empty:
+            ``image_root`` has one folder per class.
         classes: class names in the order of their contiguous ids; empty: the categories of
             ``gt_json``, else those of the labels.
         gt_json: COCO JSON with true masks, which only evaluators read. Image ids and category ids
             of the dataset are then those of this file.
-        skip_unlabeled: leave images of a CSV without labels out instead of raising.
+        skip_unlabeled: leave images of a label file without labels out instead of raising.
         max_count: the largest exact count in a CSV, see :func:`load_image_labels_csv`.
 
     Raises:
@@ -150,7 +151,10 @@ def _categories(
         known = _read_ground_truth_index(gt_json)[0]
     elif labels.lower().endswith(".json") or not classes:
         source = labels or image_root
-        known = read_labels(image_root, labels, options).categories
+        read = read_labels(image_root, labels, options)
+        # Only COCO's categories have ids of their own, which predictions must use.
+        own_ids = read.image_ids is not None or not classes
+        known = read.categories if own_ids else dict(enumerate(classes, start=1))
     else:
         known = dict(enumerate(classes, start=1))
     if not classes:

@@ -7,7 +7,7 @@ from .cli import run_tool
 from .hooks import MeanDisplacement
 from .launch import launch, launch_from_args, run_in_fresh_process
 from .lazy import evaluate_lazy, lazy_device, load_lazy_config, setup_lazy, train_lazy
-from .pipeline import load_recipe, run_recipe
+from .pipeline import load_recipe, plan_recipe, run_recipe
 from .setup import load_config, setup
 from .solver import build_lr_scheduler, build_optimizer, get_optimizer_params, one_cycle
 from .stages import (
@@ -51,6 +51,7 @@ __all__ = [
     "make_seeds",
     "merge_pseudo_labels",
     "one_cycle",
+    "plan_recipe",
     "pretrained_pixel_stats",
     "run_in_fresh_process",
     "run_recipe",

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
+
+from ..errors import UserError
+from ..processes import Terminated, on_sigterm
+from ..weights.checkpoint import WSISCheckpointer
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +51,11 @@ class MeanDisplacement(HookBase):
         logger.info(f"Mean displacement of {len(loader.dataset)} images")
         with inference_context(self.model):
             mean = inference_on_dataset(self.model.raw_displacements, loader, _Mean())
+        if not torch.isfinite(mean).all():
+            raise UserError(
+                "training diverged: displacements are no finite numbers after the last iteration; "
+                "lower the learning rate"
+            )
         self.model.mean_displacement.copy_(mean)
         logger.info(f"Mean displacement (dy, dx): {mean[0]:.3f}, {mean[1]:.3f} cells")
 
@@ -66,3 +76,39 @@ class _Mean(DatasetEvaluator):
     def evaluate(self) -> torch.Tensor:
         totals, counts = zip(*comm.all_gather((self.total, self.num_images)))
         return torch.stack(totals).sum(0) / sum(counts)
+
+
+class StopOnSigterm(HookBase):
+    """Writes a checkpoint and raises :class:`~wsis_d2.processes.Terminated` after the iteration in
+    which a process of the job was sent SIGTERM.
+
+    All processes have it, and stop after the same iteration. It comes after the hook that writes
+    the checkpoints, whose last one it leaves as it is.
+    """
+
+    def __init__(self, checkpointer: WSISCheckpointer):
+        """
+        Args:
+            checkpointer: that of the training; it writes on the main process alone.
+        """
+        self.checkpointer = checkpointer
+        self._was_asked = False
+        self._handlers = ExitStack()
+
+    def before_train(self) -> None:
+        self._handlers.enter_context(on_sigterm(self._ask))
+
+    def _ask(self, *_) -> None:
+        self._was_asked = True
+
+    def after_step(self) -> None:
+        if not any(comm.all_gather(self._was_asked)):
+            return
+        iteration = self.trainer.iter
+        if iteration + 1 < self.trainer.max_iter:
+            self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        comm.synchronize()  # the end of any process may end them all
+        raise Terminated
+
+    def after_train(self) -> None:
+        self._handlers.close()

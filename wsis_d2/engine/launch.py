@@ -17,12 +17,12 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
-from ..errors import UserError, one_sentence
+from ..errors import UserError
 from ..parallel import create_patient_group, forget_patient_group, synchronize_patiently
+from ..processes import run_processes
 from .setup import configured_device
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,10 @@ def launch(
     ignored and ``main_func`` runs in this process.
 
     Raises:
-        UserError: what a worker raised, or a request for more GPUs than the machine has.
+        UserError: what a worker raised, numbers that are none of a job, or a request for more GPUs
+            than the machine has.
     """
+    check_job_size(num_gpus_per_machine, num_machines, machine_rank)
     if dist.is_torchelastic_launched():
         _init_torchrun(device, timeout)
         _run_and_leave(main_func, args)
@@ -81,7 +83,23 @@ def launch(
             )
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     worker_args = (main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args)
-    _start_processes(_distributed_worker, num_gpus_per_machine, (*worker_args, timeout, on_gpus))
+    run_processes(_distributed_worker, num_gpus_per_machine, (*worker_args, timeout, on_gpus))
+
+
+def check_job_size(num_gpus: int, num_machines: int = 1, machine_rank: int = 0) -> None:
+    """See :func:`launch`.
+
+    Raises:
+        UserError: a job cannot have these numbers.
+    """
+    for option, number in (("--num-gpus", num_gpus), ("--num-machines", num_machines)):
+        if number < 1:
+            raise UserError(f"{option} is {number}: give 1 or more (1 runs on a CPU too)")
+    if not 0 <= machine_rank < num_machines:
+        raise UserError(
+            f"--machine-rank is {machine_rank}, but the ranks of --num-machines {num_machines} are "
+            f"0 to {num_machines - 1}"
+        )
 
 
 def launch_from_args(
@@ -91,52 +109,35 @@ def launch_from_args(
 ) -> None:
     """Run ``main_func(args)`` as the arguments of Detectron2's parser ask for.
 
-    Detectron2's default for ``--dist-url`` is one port per user, so a second job on the machine
-    would find it taken: a job of one machine has a free port instead.
-
     Args:
         main_func: see :func:`launch`.
         args: of Detectron2's parser.
         device_of: the device of a config file and its options.
     """
-    dist_url = args.dist_url
-    if args.num_machines == 1 and dist_url == default_argument_parser().get_default("dist_url"):
-        dist_url = "auto"
     launch(
         main_func,
         args.num_gpus,
         args.num_machines,
         args.machine_rank,
-        dist_url=dist_url,
+        dist_url=free_address(args.dist_url, args.num_machines),
         args=(args,),
         device=device_of(args.config_file, args.opts),
     )
 
 
+def free_address(dist_url: str | None, num_machines: int) -> str | None:
+    """``--dist-url`` of a job, where nobody gave one "auto".
+
+    Detectron2's default is one port per user, so that a second job on the machine would find it
+    taken; a job of several machines keeps it.
+    """
+    is_default = dist_url == default_argument_parser().get_default("dist_url")
+    return "auto" if num_machines == 1 and is_default else dist_url
+
+
 def run_in_fresh_process(main_func: Callable, args: tuple = ()) -> None:
     """Run ``main_func(*args)`` in one new process, whose memory, seeds and loggers are its own."""
-    _start_processes(_plain_worker, 1, (main_func, args))
-
-
-def _start_processes(worker: Callable, num_processes: int, args: tuple) -> None:
-    messages = mp.get_context("spawn").SimpleQueue()
-    try:
-        mp.start_processes(
-            _reporting_worker, args=(messages, worker, args), nprocs=num_processes, daemon=False
-        )
-    except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
-        if not messages.empty():
-            raise UserError(messages.get()) from error
-        raise
-
-
-def _reporting_worker(local_rank: int, messages, worker: Callable, args: tuple) -> None:
-    try:
-        worker(local_rank, *args)
-    except UserError as error:
-        # The parent shows one sentence, not the traceback of a child process.
-        messages.put(one_sentence(error))
-        raise SystemExit(1) from error
+    run_processes(_plain_worker, 1, (main_func, args))
 
 
 def _plain_worker(_: int, main_func: Callable, args: tuple) -> None:

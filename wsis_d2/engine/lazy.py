@@ -21,14 +21,16 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import UserError
-from ..files import check_writable_folder
 from ..parallel import synchronize_patiently
 from ..weights.checkpoint import WSISCheckpointer
+from .setup import prepare_folder
 from .train_loop import (
     build_distributed_loop,
     evaluate_checkpoint,
     insert_mean_displacement,
+    insert_stop_on_sigterm,
     resume_data,
+    stop_at_divergence,
     unwrapped,
 )
 
@@ -89,10 +91,8 @@ def _check_override(cfg: DictConfig, override: str) -> None:
 
 
 def setup_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
-    """Create ``train.output_dir``, start the logs and seed all random numbers of this process."""
-    if comm.is_main_process():
-        check_writable_folder(cfg.train.output_dir)
-    comm.synchronize()
+    """As :func:`wsis_d2.engine.setup.setup`, in ``train.output_dir``."""
+    prepare_folder(cfg.train.output_dir)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="wsis_d2")
     default_setup(cfg, args)
 
@@ -116,6 +116,7 @@ def train_lazy(cfg: DictConfig, resume: bool = False) -> dict:
         model, loader, optimizer, cfg.train.device, cfg.train.amp.enabled, **cfg.train.ddp
     )
     checkpointer = _checkpointer(cfg, trainer.model, trainer=trainer)
+    stop_at_divergence(trainer, checkpointer)
     results: dict = {}
 
     def test() -> dict:
@@ -134,6 +135,7 @@ def train_lazy(cfg: DictConfig, resume: bool = False) -> dict:
         writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
         registered.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
     insert_mean_displacement(registered, model, lambda: instantiate(cfg.dataloader.train_images))
+    insert_stop_on_sigterm(registered, checkpointer)
     trainer.register_hooks(registered)
 
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)

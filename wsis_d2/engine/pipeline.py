@@ -26,7 +26,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -34,17 +34,16 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..errors import UserError
-from ..files import check_writable_folder, read_json, write_json
+from ..files import check_writable_folder, folder_size, read_json, write_json
 from ..first_machine import FirstMachine, signs_of_life
+from ..folder_lock import lock_folder
 from ..parallel import synchronize_patiently
-from .launch import launch, run_in_fresh_process
+from .launch import check_job_size, free_address, launch, run_in_fresh_process
 from .recipe_file import read_recipe_file
-from .setup import configured_device, load_config, setup
+from .setup import configured_device, load_config, merged_config, setup
 from .stages import RECIPE_FILE, STAGE_KINDS
-from .stages.files import outputs_exist, stage_fingerprint, write_outputs
-
-#: Written into a stage's folder when it is complete.
-STAGE_FILE = "stage.json"
+from .stages.changes import why_stage_runs
+from .stages.files import STAGE_FILE, StageState, outputs_exist, stage_state, write_outputs
 
 
 @dataclass(frozen=True)
@@ -190,13 +189,17 @@ def run_recipe(
     Returns:
         What ``metrics.json`` holds: ``{stage: {"seconds": ..., "metrics": {...}}}``.
     """
+    check_job_size(num_gpus, num_machines, machine_rank)
     recipe, output, opts = load_recipe(recipe_file), os.path.abspath(output), list(opts or [])
+    _check_configs(recipe, output, opts)
     check_writable_folder(output)
-    if machine_rank == 0:
+    under_torchrun = dist.is_torchelastic_launched()
+    if machine_rank == 0 and (not under_torchrun or os.environ["RANK"] == "0"):
+        lock_folder(output)
         # What the report must know of the recipe.
         stages = [{"name": stage.name, "run": stage.run} for stage in recipe.stages]
         write_json(os.path.join(output, RECIPE_FILE), {"title": recipe.title, "stages": stages})
-    if dist.is_torchelastic_launched():
+    if under_torchrun:
         # torchrun's processes stay together; those without work wait for a stage to end.
         launch(
             _run_stages,
@@ -205,12 +208,70 @@ def run_recipe(
             device=_group_device(recipe, output, opts),
         )
     else:
+        dist_url = free_address(dist_url, num_machines)
         processes = (num_gpus, num_machines, machine_rank, dist_url)
         run = functools.partial(_run_in_new_processes, processes)
         signs = signs_of_life(output) if num_machines > 1 and machine_rank == 0 else nullcontext()
         with signs:
             _run_stages(recipe, output, opts, resume, run, machine_rank == 0)
     return read_json(os.path.join(output, "metrics.json"))
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """What a recipe would do with a stage, and what is known of its last run.
+
+    Attributes:
+        name: the stage's.
+        why: the reason for which it would run, "" where it would be skipped.
+        seconds: how long it took, None where it never ended.
+        size: bytes in its folder.
+    """
+
+    name: str
+    why: str
+    seconds: float | None
+    size: int
+
+
+def plan_recipe(recipe_file: str, output: str, opts: list[str] | None = None) -> list[PlannedStage]:
+    """Say what :func:`run_recipe` would do; nothing is run or written.
+
+    Args:
+        recipe_file: see :func:`run_recipe`.
+        output: likewise; it need not exist.
+        opts: likewise.
+
+    Returns:
+        All stages in their order. One that reads another that would run counts as run too.
+    """
+    recipe, output, opts = load_recipe(recipe_file), os.path.abspath(output), list(opts or [])
+    _check_configs(recipe, output, opts)
+    plan: list[PlannedStage] = []
+    fingerprints: dict[str, str] = {}
+    for stage in recipe.stages:
+        folder = os.path.join(output, stage.name)
+        runs = {planned.name for planned in plan if planned.why}
+        read = [name for name in _references(stage) if name in runs]
+        if read:
+            why = f"after {', '.join(read)}"
+        else:
+            cfg = stage_config(recipe, stage, output, opts)
+            state = stage_state(cfg, stage.run, _references(stage), output, fingerprints)
+            fingerprints[stage.name] = state.fingerprint
+            why = why_stage_runs(cfg, stage.run, state)
+        seconds = read_json(os.path.join(folder, STAGE_FILE)).get("seconds")
+        plan.append(PlannedStage(stage.name, why, seconds, folder_size(folder)))
+    return plan
+
+
+def _check_configs(recipe: Recipe, output: str, opts: list[str]) -> None:
+    """A mistake in the last stage's must not show up after days."""
+    for stage in recipe.stages:
+        try:
+            merged_config(*_config_arguments(recipe, stage, output, opts))
+        except UserError as error:
+            raise UserError(f"stage '{stage.name}': {error}") from error
 
 
 def _group_device(recipe: Recipe, output: str, opts: list[str]) -> str:
@@ -236,17 +297,17 @@ def _run_stages(
     for number, stage in enumerate(recipe.stages, 1):
         title = f"[{number}/{len(recipe.stages)}] {stage.name}"
         cfg = stage_config(recipe, stage, output, opts)
-        fingerprint = stage_fingerprint(cfg, stage.run, _references(stage), output, fingerprints)
-        fingerprints[stage.name] = fingerprint
-        result = _read_result(cfg.OUTPUT_DIR, fingerprint)
+        state = stage_state(cfg, stage.run, _references(stage), output, fingerprints)
+        fingerprints[stage.name] = state.fingerprint
+        result = _read_result(cfg.OUTPUT_DIR, state.fingerprint)
         if result:
             _say(f"{title}: unchanged, skipped", speaks)
         else:
             _say(f"{title}: running ({cfg.OUTPUT_DIR}/log.txt)", speaks)
-            run(stage, (recipe, stage, output, opts, resume, fingerprint))
-            result = _read_result(cfg.OUTPUT_DIR, fingerprint)
+            run(stage, (recipe, stage, output, opts, resume, state))
+            result = _read_result(cfg.OUTPUT_DIR, state.fingerprint)
             _say(f"{title}: done in {_duration(result.get('seconds', 0))}", speaks)
-        results[stage.name] = {k: v for k, v in result.items() if k != "fingerprint"}
+        results[stage.name] = {k: result[k] for k in ("seconds", "metrics") if k in result}
         if speaks:
             write_json(os.path.join(output, "metrics.json"), results, indent=2)
     _say(f"{recipe.title}: {_duration(time.perf_counter() - start)} in all", speaks)
@@ -269,11 +330,11 @@ def _run_in_new_processes(
 
 
 def _wait_for_first_machine(
-    _recipe: Recipe, stage: Stage, output: str, _opts: list[str], _resume: bool, fingerprint: str
+    _recipe: Recipe, stage: Stage, output: str, _opts: list[str], _resume: bool, state: StageState
 ) -> None:
     folder = os.path.join(output, stage.name)
     FirstMachine(output).wait_for(
-        lambda: bool(_read_result(folder, fingerprint)), f"stage '{stage.name}'"
+        lambda: bool(_read_result(folder, state.fingerprint)), f"stage '{stage.name}'"
     )
 
 
@@ -295,7 +356,7 @@ def _duration(seconds: float) -> str:
 
 
 def _run_stage(
-    recipe: Recipe, stage: Stage, output: str, opts: list[str], resume: bool, fingerprint: str
+    recipe: Recipe, stage: Stage, output: str, opts: list[str], resume: bool, state: StageState
 ) -> None:
     """One stage, in a process of its own."""
     cfg = stage_config(recipe, stage, output, opts)
@@ -303,15 +364,15 @@ def _run_stage(
     setup(cfg, verbose=False)
     # A checkpoint or label file of other settings must not be taken up.
     begun = os.path.join(cfg.OUTPUT_DIR, "begun.json")
-    resume = resume and read_json(begun).get("fingerprint") == fingerprint
+    resume = resume and read_json(begun).get("fingerprint") == state.fingerprint
     comm.synchronize()  # all have read it
     if comm.is_main_process():
-        write_json(begun, {"fingerprint": fingerprint})
+        write_json(begun, {"fingerprint": state.fingerprint})
     start = time.perf_counter()
     metrics = STAGE_KINDS[stage.run].run(cfg, resume=resume)
     if comm.is_main_process():
         result = {
-            "fingerprint": fingerprint,
+            **asdict(state),
             "seconds": round(time.perf_counter() - start, 1),
             "metrics": metrics,
         }

@@ -20,10 +20,11 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from ..config import add_wsis_config
+from ..config import add_wsis_config, check_counts
 from ..data import register_builtin_datasets, register_own_datasets, training_classes
 from ..errors import UserError
 from ..files import check_writable_folder, parse_yaml, write_text
+from ..folder_lock import lock_folder
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def merged_config(config_file: str, opts: list[str] | None) -> CfgNode:
             raise UserError(f"KEY VALUE options come in pairs, got {' '.join(opts)!r}")
         for key, value in zip(opts[::2], opts[1::2]):
             _merge(cfg.merge_from_list, [key, value], f"option {key} {value}")
+    check_counts(cfg)
     return cfg
 
 
@@ -173,17 +175,19 @@ def _merge(merge, argument, where: str) -> None:
 
 
 def setup(cfg: CfgNode, args: argparse.Namespace | None = None, verbose: bool = True) -> None:
-    """Create ``OUTPUT_DIR``, start the logs and seed all random numbers of this process.
+    """Create ``OUTPUT_DIR``, keep other runs from it, start the logs and seed all random numbers
+    of this process.
 
     Args:
         cfg: its ``SEED`` plus the rank seeds python, numpy and torch; below 0: a random seed.
         args: logged as they are.
         verbose: log the environment and the whole config too, as Detectron2's tools do; without
             it the config is only saved as ``OUTPUT_DIR/config.yaml``.
+
+    Raises:
+        UserError: ``OUTPUT_DIR`` cannot be written, or another run has it.
     """
-    if comm.is_main_process():
-        check_writable_folder(cfg.OUTPUT_DIR)
-    comm.synchronize()
+    prepare_folder(cfg.OUTPUT_DIR)
     rank = comm.get_rank()
     # A process that runs several stages logs each to its own file, and once.
     setup_logger.cache_clear()
@@ -198,3 +202,15 @@ def setup(cfg: CfgNode, args: argparse.Namespace | None = None, verbose: bool = 
         if comm.is_main_process():
             write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+
+
+def prepare_folder(folder: str) -> None:
+    """Make an output folder that is this job's alone; every process calls this.
+
+    Raises:
+        UserError: it cannot be written, or another run has it.
+    """
+    if comm.is_main_process():
+        check_writable_folder(folder)
+        lock_folder(folder)
+    comm.synchronize()

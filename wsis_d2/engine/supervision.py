@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import (
+    DatasetFromList,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, SemSegEvaluator
+from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from ..data import (
@@ -38,6 +40,7 @@ from ..evaluation import (
     MultiLabelEvaluator,
     PatientEvaluators,
 )
+from ..parallel import deal_images
 
 
 class Supervision(ABC):
@@ -91,6 +94,17 @@ class Supervision(ABC):
         """From a dataset dict to an image and its labels alone, with counts where they are the
         supervision: what label generators see, whatever their network was trained on."""
         return ImageLabelMapper(self.cfg, is_train=is_train, max_count=self.max_count)
+
+    def label_loader(self, images: Sequence[dict]) -> DataLoader:
+        """This process's share of the images to label, see :func:`.parallel.deal_images`."""
+        share = deal_images(images, comm.get_world_size())[comm.get_rank()]
+        return build_detection_test_loader(
+            # Detectron2 cannot serialize an empty list: that of a process without an image.
+            dataset=DatasetFromList(share, serialize=False),
+            mapper=self.label_mapper(is_train=False),
+            sampler=range(len(share)),
+            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+        )
 
     def _output_dir(self, dataset_name: str) -> str:
         return os.path.join(self.cfg.OUTPUT_DIR, "inference", dataset_name)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import os
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,14 @@ import torch
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import get_event_storage
 from torch.utils.data import DataLoader
 
 from ..data.resumed_loader import batches_from
 from ..errors import UserError
 from ..files import write_json
 from ..weights.checkpoint import WSISCheckpointer
-from .hooks import MeanDisplacement
+from .hooks import MeanDisplacement, StopOnSigterm
 
 logger = logging.getLogger(__name__)
 
@@ -119,9 +122,50 @@ def insert_mean_displacement(
     if not hasattr(model, "mean_displacement"):
         return
     # Before the last checkpoint is written; only the main process has a hook that writes it.
-    writers = (hooks.PeriodicCheckpointer, hooks.EvalHook)
-    position = next(i for i, hook in enumerate(registered) if isinstance(hook, writers))
+    position = _first_of(registered, hooks.PeriodicCheckpointer, hooks.EvalHook)
     registered.insert(position, MeanDisplacement(model, build_loader))
+
+
+def insert_stop_on_sigterm(
+    registered: list[HookBase | None], checkpointer: WSISCheckpointer
+) -> None:
+    """Add :class:`StopOnSigterm` to the hooks of a training, in place."""
+    # Not after an evaluation, for which schedulers do not wait.
+    registered.insert(_first_of(registered, hooks.EvalHook), StopOnSigterm(checkpointer))
+
+
+def _first_of(registered: list[HookBase | None], *kinds: type[HookBase]) -> int:
+    return next(i for i, hook in enumerate(registered) if isinstance(hook, kinds))
+
+
+def stop_at_divergence(loop: SimpleTrainer, checkpointer: WSISCheckpointer) -> None:
+    """Let a training stop, with a sentence, where a loss is no finite number any more.
+
+    Every process looks at its own losses, where Detectron2 does at their mean on the main one.
+
+    Args:
+        loop: changed in place.
+        checkpointer: that of the training.
+    """
+    images: list[str] = []
+    write_metrics = functools.partial(type(loop)._write_metrics, weakref.proxy(loop))
+
+    def remember_images(_: torch.nn.Module, args: tuple) -> None:
+        images[:] = [str(x.get("file_name")) for x in args[0]]
+
+    def write_finite_metrics(loss_dict: Mapping[str, torch.Tensor], *args, **kwargs) -> None:
+        losses = {name: loss.item() for name, loss in loss_dict.items()}
+        wrong = [f"{name} {loss}" for name, loss in losses.items() if not math.isfinite(loss)]
+        if wrong:
+            raise UserError(
+                f"training diverged: {', '.join(wrong)} in iteration {get_event_storage().iter} on "
+                f"images {', '.join(images)}; {checkpointer.last_good()}; look at these images and "
+                "their labels, or lower the learning rate"
+            )
+        write_metrics(loss_dict, *args, **kwargs)
+
+    loop.model.register_forward_pre_hook(remember_images)
+    loop._write_metrics = write_finite_metrics
 
 
 def resume_data(trainer: SimpleTrainer, start_iter: int, max_iter: int, seed: int) -> None:

@@ -15,22 +15,29 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from ..data import dataset_dicts, require_dataset, training_classes
-from ..errors import UserError, look_up, one_sentence
-from ..labeling import ProposalRefinement
+from ..errors import explain, look_up
+from ..labeling import ProposalRefinement, build_prompter
 from ..proposals import build_proposal_source
 from ..weights.checkpoint import WSISCheckpointer
 from .solver import build_lr_scheduler, build_optimizer
 from .supervision import build_supervision
-from .train_loop import build_distributed_loop, insert_mean_displacement, resume_data, unwrapped
+from .train_loop import (
+    build_distributed_loop,
+    insert_mean_displacement,
+    insert_stop_on_sigterm,
+    resume_data,
+    stop_at_divergence,
+    unwrapped,
+)
 
 logger = logging.getLogger(__name__)
 
 
 def _shorten_user_error(record: logging.LogRecord) -> bool:
     """A log filter: what a user can mend is logged as its sentence, without a traceback."""
-    if record.exc_info and isinstance(record.exc_info[1], UserError):
-        record.msg, record.args = f"Training stopped: {one_sentence(record.exc_info[1])}", ()
-        record.exc_info = None
+    message = explain(record.exc_info[1]) if record.exc_info else ""
+    if message:
+        record.msg, record.args, record.exc_info = f"Training stopped: {message}", (), None
     return True
 
 
@@ -62,6 +69,7 @@ class Trainer(DefaultTrainer):
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = build_checkpointer(cfg, self.model, trainer=weakref.proxy(self))
+        stop_at_divergence(self._trainer, self.checkpointer)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -108,7 +116,8 @@ class Trainer(DefaultTrainer):
         """Stock; with ``TEST.REFINE_WITH_PROPOSALS`` the model's masks snap to proposals first."""
         if cfg.TEST.REFINE_WITH_PROPOSALS:
             proposals = build_proposal_source(cfg)
-            model = ProposalRefinement(model, proposals, cfg.TEST.REFINE_MIN_IOU)
+            prompter = build_prompter(cfg, proposals)
+            model = ProposalRefinement(model, proposals, cfg.TEST.REFINE_MIN_IOU, prompter)
         return super().test(cfg, model, evaluators)
 
     def build_hooks(self) -> list[HookBase | None]:
@@ -118,6 +127,7 @@ class Trainer(DefaultTrainer):
             for name in self.cfg.DATASETS.MEAN_DISPLACEMENT:
                 require_dataset(name)  # before the training, not after it
         insert_mean_displacement(registered, self.model, self._build_mean_image_loader)
+        insert_stop_on_sigterm(registered, self.checkpointer)
         return registered
 
     def _build_mean_image_loader(self) -> torch.utils.data.DataLoader:

@@ -9,6 +9,8 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 
+from ..errors import UserError
+
 
 def multilabel_average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Average precision of every class: the precision at each rise of recall, weighted by the rise.
@@ -69,9 +71,17 @@ class MultiLabelEvaluator(DatasetEvaluator):
         Args:
             inputs: dicts with ``image_labels``, a sequence or int tensor (K,).
             outputs: dicts with ``image_scores``, a float tensor (C,).
+
+        Raises:
+            UserError: a score is no finite number; NaN would be ranked like any other.
         """
         for input_, output in zip(inputs, outputs):
             scores = output["image_scores"].detach().float().cpu().numpy()
+            if not np.isfinite(scores).all():
+                raise UserError(
+                    f"the classifier's scores of image '{input_.get('file_name')}' are no finite "
+                    "numbers: its training diverged, so lower the learning rate and train again"
+                )
             target = np.zeros(len(scores), dtype=bool)
             target[[int(label) for label in input_["image_labels"]]] = True
             self._predictions.append((scores, target))

@@ -1,12 +1,13 @@
 """COCO-format files and masks: reading what others wrote, with errors that say what is wrong."""
 
+import itertools
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from ..errors import UserError
-from ..files import load_json
+from ..files import json_list, load_json, open_atomically, to_json
 from ..structures import to_rle
 from ..structures.masks import checked_size
 
@@ -137,3 +138,27 @@ def load_coco_detections(
         if not isinstance(score, int | float) or not abs(score) <= _MAX_SCORE:
             raise UserError(f"the score of annotation {number} in '{json_file}' is not a number")
     return detections, dataset
+
+
+def write_coco_json(
+    path: str | os.PathLike,
+    info: Mapping[str, Any],
+    images: Sequence[Mapping[str, Any]],
+    annotations: Iterable[Mapping[str, Any]],
+    categories: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write a COCO dataset file, atomically; one annotation is in memory at a time.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with open_atomically(path) as file:
+        # What files.write_json writes of a dict of these four.
+        pieces = itertools.chain(
+            [f'{{"info": {to_json(info)}, "images": '],
+            json_list(images),
+            [', "annotations": '],
+            json_list(annotations),
+            [f', "categories": {to_json(categories)}}}\n'],
+        )
+        file.writelines(piece.encode() for piece in pieces)

@@ -4,12 +4,12 @@ import itertools
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..files import open_atomically, to_json
+from .coco_format import write_coco_json
 
 
 class PseudoLabelFile:
@@ -77,16 +77,7 @@ class PseudoLabelFile:
             {"id": category_id, "name": self._names[label]}
             for label, category_id in sorted(self.category_ids.items(), key=lambda item: item[1])
         ]
-        with open_atomically(self.path) as file:
-            # What files.write_json writes of a dict of these four.
-            pieces = itertools.chain(
-                [f'{{"info": {to_json(self.info)}, "images": '],
-                _json_list(self.images),
-                [', "annotations": '],
-                _json_list(annotations()),
-                [f', "categories": {to_json(categories)}}}\n'],
-            )
-            file.writelines(piece.encode() for piece in pieces)
+        write_coco_json(self.path, self.info, self.images, annotations(), categories)
         logging.getLogger(__name__).info(
             f"{counts['instances']} instances in {counts['images_with_labels']} of "
             f"{counts['images']} images were written to '{self.path}'."
@@ -104,12 +95,3 @@ def _image_entry(record: Mapping[str, Any], image_root: str | None) -> dict[str,
         "height": int(record["height"]),
         "width": int(record["width"]),
     }
-
-
-def _json_list(items: Iterable[Any]) -> Iterator[str]:
-    """The pieces of the JSON of a list that need not be in memory."""
-    separator = "["
-    for item in items:
-        yield separator + to_json(item)
-        separator = ", "
-    yield "[]" if separator == "[" else "]"

@@ -21,7 +21,8 @@ from .localizers import (
     build_localizer,
 )
 from .optimize import optimize_for_inference
-from .refine import ProposalRefinement, refine_instances
+from .prompts import Prompter, build_prompter
+from .refine import LabelRefinement, ProposalRefinement, refine_instances
 from .seeds import alpha_seeds, build_seed_function, confident_seeds, crf_settings
 from .selectors import (
     SELECTOR_REGISTRY,
@@ -53,6 +54,7 @@ __all__ = [
     "IRNetCentroids",
     "InstanceWalk",
     "LabelGenerator",
+    "LabelRefinement",
     "IRNetCues",
     "IRNetLabels",
     "Localizer",
@@ -61,6 +63,7 @@ __all__ = [
     "PRM",
     "PRMPeaks",
     "PRMScore",
+    "Prompter",
     "ProposalRefinement",
     "SampledObjectness",
     "Selector",
@@ -69,6 +72,7 @@ __all__ = [
     "alpha_seeds",
     "build_label_generator",
     "build_localizer",
+    "build_prompter",
     "build_seed_function",
     "build_selector",
     "confident_seeds",

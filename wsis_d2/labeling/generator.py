@@ -10,10 +10,13 @@ from fvcore.common.registry import Registry
 from torch import Tensor
 
 from ..errors import UserError, look_up
+from ..proposals import build_proposal_source
 from .cam_folder import CAMFolder
 from .ignore_region import ignore_regions
 from .image_size import reduce_input
 from .large_images import to_full_size
+from .prompts import build_prompter
+from .refine import LabelRefinement
 
 LABEL_GENERATOR_REGISTRY = Registry("LABEL_GENERATOR")
 LABEL_GENERATOR_REGISTRY.__doc__ = """
@@ -36,6 +39,7 @@ class LabelGenerator(torch.nn.Module, ABC):
         ignore_threshold: above 0, pixels that respond to a labelled class above this fraction of
             its maximum, but that no mask claims, are regions to ignore; see
             :func:`wsis_d2.labeling.ignore_regions`.
+        refinement: what masks become before they are given out, None: they stay as they are.
         max_pixels: larger images are labelled as if they had been reduced to so many pixels, and
             their masks and label maps are resized to the original size; 0: none are.
         resizes_images: whether the generator brings images to a size of its own, so that they are
@@ -46,6 +50,7 @@ class LabelGenerator(torch.nn.Module, ABC):
     gives_label_maps: bool = False
     cams: CAMFolder | None = None
     ignore_threshold: float = 0.0
+    refinement: LabelRefinement | None = None
     max_pixels: int = 0
     resizes_images: bool = False
 
@@ -62,6 +67,8 @@ class LabelGenerator(torch.nn.Module, ABC):
         for original in batched_inputs:
             x = original if self.resizes_images else reduce_input(original, self.max_pixels)
             output = self.label(x)
+            if self.refinement is not None:
+                output["instances"] = self.refinement(x, output["instances"])
             if self.ignore_threshold > 0:
                 evidence = self.evidence(x, output)
                 if evidence is not None:
@@ -115,4 +122,21 @@ def build_label_generator(cfg: CfgNode) -> LabelGenerator:
         )
     generator.ignore_threshold = cfg.PSEUDO_LABELS.IGNORE_THRESHOLD
     generator.max_pixels = cfg.INPUT.IMAGE_LEVEL.MAX_PIXELS_TEST
+    if cfg.PSEUDO_LABELS.REFINE_WITH_PROPOSALS:
+        generator.refinement = _build_refinement(cfg)
     return generator.to(torch.device(cfg.MODEL.DEVICE)).eval()
+
+
+def _build_refinement(cfg: CfgNode) -> LabelRefinement:
+    labels, proposals = cfg.PSEUDO_LABELS, build_proposal_source(cfg)
+    if labels.MAX_CANDIDATES:
+        raise UserError(
+            "PSEUDO_LABELS.REFINE_WITH_PROPOSALS is on and MAX_CANDIDATES is not 0, but candidates "
+            "are not refined: set one of them back"
+        )
+    return LabelRefinement(
+        proposals,
+        prompter=build_prompter(cfg, proposals),
+        nms_threshold=labels.NMS_THRESHOLD,
+        class_agnostic_nms=labels.CLASS_AGNOSTIC_NMS,
+    )

@@ -16,7 +16,8 @@ from ..files import load_json
 from ..proposals import ProposalSource, build_proposal_source
 from ..structures import decode_masks, encode_masks, mask_nms, to_rle
 from .generator import LABEL_GENERATOR_REGISTRY, LabelGenerator
-from .refine import refine_instances
+from .prompts import Prompter, build_prompter
+from .refine import propose_for_masks, refine_instances
 
 
 class LabelFile:
@@ -94,6 +95,7 @@ class SelfTraining(LabelGenerator):
         proposals: to refine the predictions with, see
             :class:`wsis_d2.labeling.ProposalRefinement`; or None.
         old_labels: the pseudo labels that the model was trained on, or None.
+        prompter: what prompted proposals are asked of the predicted masks; None where they are not.
     """
 
     resizes_images = True
@@ -108,6 +110,7 @@ class SelfTraining(LabelGenerator):
         nms_threshold: float,
         proposals: ProposalSource | None,
         old_labels: LabelFile | None,
+        prompter: Prompter | None = None,
     ):
         super().__init__()
         self.network = network
@@ -116,17 +119,20 @@ class SelfTraining(LabelGenerator):
         self.nms_threshold = nms_threshold
         self.proposals = proposals
         self.old_labels = old_labels
+        self.prompter = prompter
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Reads ``MODEL``, ``INPUT``, ``PROPOSALS`` and ``PSEUDO_LABELS.SELF_TRAINING``."""
         options, side = cfg.PSEUDO_LABELS.SELF_TRAINING, cfg.INPUT.MIN_SIZE_TEST
+        proposals = build_proposal_source(cfg) if options.REFINE_WITH_PROPOSALS else None
         return {
             "network": build_model(cfg),
             "resize": T.ResizeShortestEdge([side, side], cfg.INPUT.MAX_SIZE_TEST),
             "min_score": options.MIN_SCORE,
             "nms_threshold": options.NMS_THRESHOLD,
-            "proposals": build_proposal_source(cfg) if options.REFINE_WITH_PROPOSALS else None,
+            "proposals": proposals,
+            "prompter": build_prompter(cfg, proposals) if proposals is not None else None,
             "old_labels": LabelFile(options.OLD_LABELS) if options.OLD_LABELS else None,
         }
 
@@ -145,7 +151,8 @@ class SelfTraining(LabelGenerator):
         of_label = torch.isin(predictions.pred_classes, x["image_labels"])
         predictions = predictions[of_label & (predictions.scores >= self.min_score)]
         if self.proposals is not None:
-            predictions = refine_instances(predictions, self.proposals.get(x))
+            proposals = propose_for_masks(self.proposals, self.prompter, x, predictions)
+            predictions = refine_instances(predictions, proposals)
         kept = mask_nms(
             encode_masks(predictions.pred_masks.numpy()),
             predictions.scores.numpy(),

@@ -13,6 +13,7 @@ from ..structures import MaskProposals, mask_nms
 from .cam_folder import CAMFolder
 from .generator import LABEL_GENERATOR_REGISTRY, LabelGenerator
 from .localizers import Localizer, LocationCues, build_localizer
+from .prompts import Prompter, build_prompter
 from .selectors import PRMScore, Selector, build_selector
 
 
@@ -35,6 +36,7 @@ class WISE(LabelGenerator):
         class_agnostic_nms: those of other classes too.
         min_score: objects whose proposal scores less are dropped.
         max_candidates: proposals per object in ``candidates``; 0: no such field.
+        prompter: what prompted proposals are asked of the objects; None where they are not.
     """
 
     @configurable
@@ -48,6 +50,7 @@ class WISE(LabelGenerator):
         class_agnostic_nms: bool,
         min_score: float,
         max_candidates: int,
+        prompter: Prompter | None = None,
     ):
         super().__init__()
         self.localizer = localizer
@@ -57,15 +60,17 @@ class WISE(LabelGenerator):
         self.class_agnostic_nms = class_agnostic_nms
         self.min_score = min_score
         self.max_candidates = max_candidates
+        self.prompter = prompter
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Reads ``MODEL``, ``PROPOSALS`` and ``PSEUDO_LABELS``, and what the parts read."""
-        labels = cfg.PSEUDO_LABELS
+        labels, proposals = cfg.PSEUDO_LABELS, build_proposal_source(cfg)
         return {
             "localizer": build_localizer(cfg),
             "selector": build_selector(cfg),
-            "proposals": build_proposal_source(cfg),
+            "proposals": proposals,
+            "prompter": build_prompter(cfg, proposals),
             "nms_threshold": labels.NMS_THRESHOLD,
             "class_agnostic_nms": labels.CLASS_AGNOSTIC_NMS,
             "min_score": labels.MIN_SCORE,
@@ -90,7 +95,7 @@ class WISE(LabelGenerator):
         """See :meth:`LabelGenerator.label`; the cues are :class:`LocationCues`."""
         size = (x["height"], x["width"])
         cues = self.localizer(x)
-        proposals = self.proposals.get(x)
+        proposals = self._propose(x, cues)
         chosen, scores = self.selector(cues, proposals, x)
         classes = cues.class_ids.cpu().numpy()
         # Some objects have no proposal.
@@ -116,6 +121,11 @@ class WISE(LabelGenerator):
         """See :meth:`LabelGenerator.evidence`: the class response maps."""
         maps, class_ids = output["cues"].class_response_maps, x["image_labels"]
         return maps[class_ids.to(maps.device)], class_ids
+
+    def _propose(self, x: dict, cues: LocationCues) -> MaskProposals:
+        if self.prompter is None:
+            return self.proposals.get(x)
+        return self.proposals.get(x, self.prompter.of_cues(cues, (x["height"], x["width"])))
 
     def _candidates(
         self, cues: LocationCues, proposals: MaskProposals, index: np.ndarray

@@ -1,4 +1,5 @@
-"""Class-agnostic mask proposals: readers of other programs' files and one built-in generator."""
+"""Class-agnostic mask proposals: readers of other programs' files, one built-in generator, and
+promptable segmenters."""
 
 from ..structures import MaskProposals
 from .build import PROPOSAL_SOURCE_REGISTRY, ProposalReader, ProposalSource, build_proposal_source
@@ -7,19 +8,31 @@ from .contour_hierarchy import ContourMaps
 from .contour_proposals import contour_proposals, photo_proposals
 from .hed import HED, hed_contours, load_hed
 from .hierarchical import hierarchical_proposals
+from .prompted import (
+    PROMPTABLE_SEGMENTER_REGISTRY,
+    MaskPrompts,
+    PromptableSegmenter,
+    PromptedMasks,
+)
 from .readers import CocoResultsProposals, MatProposals, SegmentAnythingProposals
+from .transformers_sam import TransformersSAM
 
 __all__ = [
     "HED",
+    "PROMPTABLE_SEGMENTER_REGISTRY",
     "PROPOSAL_SOURCE_REGISTRY",
     "CocoResultsProposals",
     "ContourMaps",
+    "MaskPrompts",
     "MaskProposals",
     "MatProposals",
+    "PromptableSegmenter",
+    "PromptedMasks",
     "ProposalCache",
     "ProposalReader",
     "ProposalSource",
     "SegmentAnythingProposals",
+    "TransformersSAM",
     "build_proposal_source",
     "contour_proposals",
     "generate_proposals",

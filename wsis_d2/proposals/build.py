@@ -12,12 +12,13 @@ from ..errors import UserError, look_up
 from ..parallel import available_cpus
 from ..structures import MaskProposals
 from .cache import ProposalCache, generate_proposals
+from .prompted import MaskPrompts, PromptedMasks, build_prompted_masks
 from .readers import CocoResultsProposals, MatProposals, SegmentAnythingProposals
 
 PROPOSAL_SOURCE_REGISTRY = Registry("PROPOSAL_SOURCE")
 PROPOSAL_SOURCE_REGISTRY.__doc__ = """
 Sources of mask proposals by their name in ``cfg.PROPOSALS.SOURCE``: callables that take the config
-and return a :class:`ProposalReader`.
+and return a :class:`ProposalReader` or a :class:`PromptedMasks`.
 """
 
 
@@ -32,14 +33,15 @@ class ProposalSource:
     """Proposals of dataset dicts, from any reader, limited in area and number.
 
     Args:
-        reader: where they come from.
+        reader: where they come from: a :class:`ProposalReader`, or a :class:`PromptedMasks`, which
+            has none before objects are located.
         min_area, max_area: as fractions of the image's area.
         max_per_image: the best in objectness are kept.
     """
 
     def __init__(
         self,
-        reader: ProposalReader,
+        reader: ProposalReader | PromptedMasks,
         min_area: float = 0.0,
         max_area: float = 1.0,
         max_per_image: int | None = None,
@@ -47,16 +49,36 @@ class ProposalSource:
         self.reader = reader
         self._limits = (min_area, max_area, max_per_image)
 
-    def get(self, dataset_dict: Mapping[str, Any]) -> MaskProposals:
+    @property
+    def prompted(self) -> bool:
+        """Whether :meth:`get` needs prompts."""
+        return isinstance(self.reader, PromptedMasks)
+
+    def get(
+        self, dataset_dict: Mapping[str, Any], prompts: Sequence[MaskPrompts] | None = None
+    ) -> MaskProposals:
         """The proposals of a dict with `file_name`, `image_id`, `height` and `width`.
 
         Where the image was reduced, the dict has its `full_size` (height, width) too, which is that
         of the files.
 
+        Args:
+            dataset_dict: the image; also with `image` (C, h, w), at any size, if :attr:`prompted`.
+            prompts: at least one set of prompts of that `height` and `width`, if :attr:`prompted`;
+                else nothing reads them.
+
         Raises:
             UserError: there are no proposals for the image, or they cannot be read.
         """
         size = (int(dataset_dict["height"]), int(dataset_dict["width"]))
+        if isinstance(self.reader, PromptedMasks):
+            if prompts is None:
+                raise UserError(
+                    "PROPOSALS.SOURCE 'prompted' has masks of located objects alone: use it with "
+                    "the label generator WISE or to refine masks, or choose another source"
+                )
+            proposals = self.reader.segment(dataset_dict["image"], prompts)
+            return proposals.filter(*self._limits)
         file_size = dataset_dict.get("full_size", size)
         if isinstance(self.reader, BuiltinProposals):  # made at a size of its own
             file_size = size
@@ -139,6 +161,12 @@ def coco_json(cfg: CfgNode) -> CocoResultsProposals:
 def sam(cfg: CfgNode) -> SegmentAnythingProposals:
     """A folder that segment-anything's automatic mask generator wrote."""
     return SegmentAnythingProposals(cfg.PROPOSALS.PATH)
+
+
+@PROPOSAL_SOURCE_REGISTRY.register()
+def prompted(cfg: CfgNode) -> PromptedMasks:
+    """A promptable segmenter's masks of located objects, see PROPOSALS.PROMPTED."""
+    return build_prompted_masks(cfg)
 
 
 def build_proposal_source(cfg: CfgNode) -> ProposalSource:

@@ -95,10 +95,21 @@ class RegionGraph:
 
     def fill_holes(self, candidates: np.ndarray) -> np.ndarray:
         """Candidates (M, R) with the regions that they enclose: no way from there to the border."""
+        # One row per region with one bit per candidate: a step goes over 64 candidates at once.
+        padded = np.pad(candidates, ((0, -len(candidates) % 64), (0, 0)))
+        inside = np.packbits(np.ascontiguousarray(padded.T), axis=1).view(np.uint64)
+        outside = np.where(self.border[:, None] > 0, ~inside, np.uint64(0))
+        starts, neighbors = self._neighbors()
+        while len(neighbors):
+            reached = np.bitwise_or.reduceat(outside[neighbors], starts, axis=0)
+            reached = (outside | reached) & ~inside
+            if np.array_equal(reached, outside):
+                break
+            outside = reached
+        filled = np.unpackbits((~outside).view(np.uint8), axis=1, count=len(candidates))
+        return filled.T.astype(bool, order="C")
+
+    def _neighbors(self) -> tuple[np.ndarray, np.ndarray]:
+        """The neighbors of all regions, one region after the other, and where each one's start."""
         adjacency = self.matrix(np.ones(len(self.ends)))
-        outside = (~candidates & (self.border > 0)).astype(np.float32)
-        reached = 0
-        while np.count_nonzero(outside) > reached:
-            reached = np.count_nonzero(outside)
-            outside = ((outside + outside @ adjacency > 0) & ~candidates).astype(np.float32)
-        return outside == 0
+        return adjacency.indptr[:-1], adjacency.indices

@@ -86,7 +86,7 @@ def _checked_polygons(
 
 
 def _outline_length(polygon: Sequence[float]) -> float:
-    """Pixels on a closed outline ``[x1, y1, x2, y2, ...]``."""
+    """Pixels on a closed outline ``[x1, y1, x2, y2, ...]``, the longer side of each line."""
     points = np.reshape(polygon, (-1, 2))
     return float(np.abs(points - np.roll(points, 1, axis=0)).max(1).sum())
 

@@ -7,7 +7,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 
-from ..errors import UserError
+from ..errors import UserError, one_sentence, os_error
+from ..files import write_text
 from .pretrained import CONTAINERS, convert_checkpoint_of_others, report_loaded
 
 #: Key of a checkpoint under which the description of its model is kept.
@@ -75,11 +76,18 @@ class WSISCheckpointer(DetectionCheckpointer):
         self.classes = list(classes)
         self.exact = exact
         self._path = ""
+        self._last_good = ""
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth`` and make it the last checkpoint."""
+        """Write ``<save_dir>/<name>.pth`` and make it the last checkpoint.
+
+        Raises:
+            UserError: a weight is no finite number, or the file cannot be written; those that are
+                there stay as they are.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
+        self._check_finite(kwargs.get("iteration"))
         data = {"model": self.model.state_dict()}
         data |= {key: value.state_dict() for key, value in self.checkpointables.items()}
         data[DESCRIPTION_KEY] = {
@@ -89,9 +97,60 @@ class WSISCheckpointer(DetectionCheckpointer):
         data |= kwargs
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        torch.save(data, path + ".tmp")
-        os.replace(path + ".tmp", path)
+        try:
+            with open(path + ".tmp", "wb") as file:
+                torch.save(data, file)
+            os.replace(path + ".tmp", path)
+        except Exception as error:
+            with suppress(OSError):
+                os.unlink(path + ".tmp")
+            cause = os_error(error)
+            if cause is None:
+                raise
+            raise UserError(
+                f"checkpoint '{path}' cannot be written ({cause.strerror}); {self.last_good()}; "
+                "mend that, then run the same command with --resume"
+            ) from error
         self.tag_last_checkpoint(os.path.basename(path))
+        self._last_good = path
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """See fvcore's ``Checkpointer``.
+
+        Raises:
+            UserError: see :meth:`load`.
+        """
+        if not (resume and self.has_checkpoint()):
+            return super().resume_or_load(path, resume=False)
+        last = self.get_checkpoint_file()
+        try:
+            loaded = self.load(last)
+        except UserError as error:
+            raise UserError(
+                f"{one_sentence(error)}; to go on from an earlier checkpoint, write its name into "
+                f"'{os.path.join(self.save_dir, 'last_checkpoint')}'"
+            ) from error
+        self._last_good = last
+        return loaded
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name a file of ``save_dir`` as the last checkpoint, which a kill leaves whole."""
+        write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
+
+    def last_good(self) -> str:
+        """For messages: where training may go on from."""
+        if not self._last_good:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is '{self._last_good}'"
+
+    def _check_finite(self, iteration: int | None) -> None:
+        for name, weight in self.model.named_parameters():
+            if not torch.isfinite(weight).all():
+                when = "" if iteration is None else f" after iteration {iteration}"
+                raise UserError(
+                    f"training diverged: '{name}' holds numbers that are not finite{when}; "
+                    f"{self.last_good()}; lower the learning rate, or look at the images and labels"
+                )
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file.

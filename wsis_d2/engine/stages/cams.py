@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 from tqdm import tqdm
@@ -72,11 +72,7 @@ def make_cams(cfg: CfgNode, resume: bool = False) -> dict:
         logger.info(f"{len(dataset) - len(todo)} of {len(dataset)} images have their CAMs already")
     if todo:
         start = time.perf_counter()
-        loader = build_detection_test_loader(
-            dataset=todo,
-            mapper=build_supervision(cfg).label_mapper(is_train=False),
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-        )
+        loader = build_supervision(cfg).label_loader(todo)
         try:
             with one_thread_on_cpu(cfg.MODEL.DEVICE):
                 inference_on_dataset(model, loader, CAMWriter(folder))

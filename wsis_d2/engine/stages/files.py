@@ -6,8 +6,10 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -22,6 +24,9 @@ from ..supervision import build_supervision
 from .pseudo_labels import PSEUDO_LABEL_FILE, sem_seg_folder
 from .report import REPORT_FILE
 
+#: Written into a stage's folder when it is complete: its state, seconds and metrics.
+STAGE_FILE = "stage.json"
+
 #: In a stage's folder: the files that it has made, by their sizes, and a digest of them all.
 OUTPUTS_FILE = "outputs.json"
 
@@ -33,6 +38,7 @@ UNDECIDING_KEYS = (
     "DATALOADER.NUM_WORKERS",
     "MODEL.DEVICE",
     "MODEL.PRM.PEAKS_PER_BATCH",
+    "PROPOSALS.PROMPTED.PROMPTS_PER_BATCH",
     "SEEDS.NUM_WORKERS",
     "SOLVER.CHECKPOINT_PERIOD",
     "TEST.EVAL_PERIOD",
@@ -64,7 +70,8 @@ def outside_inputs(cfg: CfgNode, kind: str) -> list[str]:
         Paths, without the empty ones; they need not exist.
     """
     pseudo = cfg.DATASETS.PSEUDO
-    proposals = "" if cfg.PROPOSALS.SOURCE == "builtin" else cfg.PROPOSALS.PATH
+    made_by = {"builtin": "", "prompted": cfg.PROPOSALS.PROMPTED.WEIGHTS}
+    proposals = made_by.get(cfg.PROPOSALS.SOURCE, cfg.PROPOSALS.PATH)
     paths = [cfg.DATASETS.OWN_TRAIN.GT_JSON, cfg.DATASETS.OWN_TEST.GT_JSON]
     if kind in ("train", "cams", "pseudo_labels"):
         paths.append(cfg.MODEL.WEIGHTS)
@@ -178,9 +185,23 @@ def _size(path: str) -> int:
         return -1
 
 
-def stage_fingerprint(
+@dataclass(frozen=True)
+class StageState:
+    """What decides how a stage comes out.
+
+    Attributes:
+        fingerprint: SHA-256 of it all, 64 hex digits.
+        parts: SHA-256 by what it is: "config", "version", "stage 'cams'", "'weights.pth'" or
+            "dataset 'voc'".
+    """
+
+    fingerprint: str
+    parts: dict[str, str]
+
+
+def stage_state(
     cfg: CfgNode, kind: str, inputs: Sequence[str], output: str, earlier: Mapping[str, str]
-) -> str:
+) -> StageState:
     """Changes when a stage's config, data, outside files, earlier stages or the version do.
 
     Args:
@@ -189,44 +210,57 @@ def stage_fingerprint(
         inputs: names of the earlier stages that it reads.
         output: the recipe's output folder.
         earlier: the earlier stages' fingerprints, by their names.
-
-    Returns:
-        SHA-256, 64 hex digits.
     """
-    digest = hashlib.sha256()
-    digest.update(f"{__version__} {kind}\n".encode())
-    deciding = cfg.clone()
-    deciding.defrost()
-    for key in (*UNDECIDING_KEYS, *UNDECIDING_SECTIONS.get(kind, ())):
-        *sections, name = key.split(".")
-        functools.reduce(CfgNode.__getitem__, sections, deciding).pop(name, None)
+    whole = hashlib.sha256()
+    parts = defaultdict(hashlib.sha256)
+    for name, text in _deciding_texts(cfg, kind, inputs, output, earlier):
+        whole.update(text.encode())
+        parts[name].update(text.encode())
+    digests = {name: part.hexdigest() for name, part in parts.items()}
+    return StageState(whole.hexdigest(), digests)
+
+
+def _deciding_texts(
+    cfg: CfgNode, kind: str, inputs: Sequence[str], output: str, earlier: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    yield "version", f"{__version__} {kind}\n"
     # Paths below the output folder are the same results wherever that folder is.
-    digest.update(deciding.dump().replace(output, "{output}").encode())
+    yield "config", deciding_config(cfg, kind).dump().replace(output, "{output}")
     for name in inputs:
         made = read_outputs(os.path.join(output, name)).get("sha256", "")
-        digest.update(f"{name}: {earlier[name]} {made}\n".encode())
+        yield f"stage '{name}'", f"{name}: {earlier[name]} {made}\n"
     own = [cfg.OUTPUT_DIR, *(os.path.join(output, name) for name in inputs)]
     for path in outside_inputs(cfg, kind):
         if not any(_is_inside(path, folder) for folder in own):
-            digest.update(f"{digest_path(path)}\n".encode())
+            yield f"'{path}'", f"{digest_path(path)}\n"
     pseudo = (cfg.DATASETS.PSEUDO.NAME, cfg.DATASETS.PSEUDO.SEM_SEG_NAME)
     names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, cfg.PSEUDO_LABELS.DATASET, ""} - {*pseudo}
     if {*cfg.DATASETS.TRAIN} & {*pseudo}:  # labels of these images
         names.add(cfg.DATASETS.PSEUDO.SOURCE)
     for name in sorted(names - {""}):
-        _digest_dataset(digest, name)
-    return digest.hexdigest()
+        for text in _dataset_texts(name):
+            yield f"dataset '{name}'", text
+
+
+def deciding_config(cfg: CfgNode, kind: str) -> CfgNode:
+    """The part of a config that decides how a stage of a kind comes out."""
+    deciding = cfg.clone()
+    deciding.defrost()
+    for key in (*UNDECIDING_KEYS, *UNDECIDING_SECTIONS.get(kind, ())):
+        *sections, name = key.split(".")
+        functools.reduce(CfgNode.__getitem__, sections, deciding).pop(name, None)
+    return deciding
 
 
 def _is_inside(path: str, folder: str) -> bool:
     return os.path.abspath(path).startswith(os.path.join(os.path.abspath(folder), ""))
 
 
-def _digest_dataset(digest, name: str) -> None:
+def _dataset_texts(name: str) -> Iterator[str]:
     for d in dataset_dicts(name):
-        digest.update(json.dumps(d, sort_keys=True, default=str).encode())
+        yield json.dumps(d, sort_keys=True, default=str)
         try:
             status = os.stat(d["file_name"])
         except OSError as error:
             raise unreadable_image(d["file_name"], error) from error
-        digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+        yield f"{status.st_size} {status.st_mtime_ns}\n"

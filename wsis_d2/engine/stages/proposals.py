@@ -12,7 +12,9 @@ from ...proposals import build_proposal_source
 
 
 def make_proposals(cfg: CfgNode, resume: bool = False) -> dict:
-    """Fill the cache ``PROPOSALS.PATH`` for the dataset to label; nothing to do for files.
+    """Fill the cache ``PROPOSALS.PATH`` for the dataset to label.
+
+    Files are there already, and prompted proposals are made with the labels.
 
     Args:
         cfg: reads ``PROPOSALS``.
@@ -28,7 +30,7 @@ def make_proposals(cfg: CfgNode, resume: bool = False) -> dict:
     source.prepare(dataset)
     results: dict = {"num_images": len(dataset)}
     path = ground_truth_json(name)
-    if path:
+    if path and not source.prompted:
         truths = load_coco_ground_truths(path)
         with_truth = {truth["image_id"] for truth in truths}
         metrics = evaluate_proposals(

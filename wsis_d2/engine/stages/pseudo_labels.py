@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, MetadataCatalog, build_detection_test_loader
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 
@@ -45,7 +45,7 @@ from ...evaluation import (
 )
 from ...files import check_writable, file_sha256
 from ...labeling import LabelGenerator, build_label_generator
-from ...parallel import Shard, deal_images, one_thread_on_cpu
+from ...parallel import Shard, one_thread_on_cpu
 from ...weights.checkpoint import load_trained
 from ..supervision import build_supervision
 
@@ -113,14 +113,7 @@ def make_pseudo_labels(
     evaluator = PatientEvaluators(writers)
     start = time.perf_counter()
     if todo:
-        share = deal_images(todo, comm.get_world_size())[comm.get_rank()]
-        loader = build_detection_test_loader(
-            # Detectron2 cannot serialize an empty list: that of a process without an image.
-            dataset=DatasetFromList(share, serialize=False),
-            mapper=build_supervision(cfg).label_mapper(is_train=False),
-            sampler=range(len(share)),
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-        )
+        loader = build_supervision(cfg).label_loader(todo)
         try:
             with one_thread_on_cpu(cfg.MODEL.DEVICE):
                 results = inference_on_dataset(labels.generator, loader, evaluator)
@@ -289,6 +282,7 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: LabelGenerator) -> di
         ("CAM", "PATH"),
     ):
         settings[section].pop(key)
+    segmenter = settings["PROPOSALS"]["PROMPTED"].pop("WEIGHTS")
     old_labels = settings["PSEUDO_LABELS"]["SELF_TRAINING"].pop("OLD_LABELS")
     info = {
         "description": f"Pseudo labels of {dataset_name} from image-level labels",
@@ -304,6 +298,20 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: LabelGenerator) -> di
     if generator.cams is not None:
         cams = ImageFolder(cfg.CAM.PATH, ".npz", dataset_name, "CAM.PATH")
         info["cams"] = cams.content_fingerprint()
+    if cfg.PROPOSALS.SOURCE == "prompted":
+        info["segmenter"] = _segmenter_weights(segmenter)
     if old_labels:
         info["old_labels_sha256"] = file_sha256(old_labels)
     return info
+
+
+def _segmenter_weights(weights: str) -> str:
+    """SHA-256 of what a folder holds, or the name that a hub knows the weights by."""
+    folder = Path(weights)
+    if not folder.is_dir():
+        return weights
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(folder)} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()

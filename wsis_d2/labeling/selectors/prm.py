@@ -12,6 +12,9 @@ from ...structures import MaskProposals
 from ..localizers import LocationCues
 from .base import SELECTOR_REGISTRY, Selector
 
+# Masks are floats for the products: few enough for the caches and for memory that is used again.
+_MASKS_AT_A_TIME = 16
+
 
 @SELECTOR_REGISTRY.register()
 class PRMScore(Selector):
@@ -77,25 +80,32 @@ class PRMScore(Selector):
             (P, S) float.
         """
         size = responses.shape[-2:]
-        masks = F.interpolate(masks[:, None].float(), size=size, mode="nearest")[:, 0]
-        kernel = np.ones((self.contour_width, self.contour_width), np.uint8)
-        contours = torch.from_numpy(
-            np.stack(
-                [
-                    cv2.morphologyEx(m, cv2.MORPH_GRADIENT, kernel)
-                    for m in masks.numpy().astype(np.uint8)
-                ]
-            )
-        )
         response = F.interpolate(
             class_responses[:, None], size=size, mode="bicubic", align_corners=False
         )[:, 0]
         response = response - response.amin((1, 2), keepdim=True)
         mean = response.mean((1, 2), keepdim=True)
         background = (response < self.bg_threshold_factor * mean).float().flatten(1)
-        responses, inside = responses.flatten(1), masks.flatten(1)
-        return (
-            self.balance_factor * responses @ inside.T
-            + responses @ contours.flatten(1).float().T
-            - self.penalty_factor * background @ inside.T
-        )
+        responses = responses.flatten(1)
+        inside_weight = self.balance_factor * responses - self.penalty_factor * background
+        scores = [responses.new_zeros(len(responses), 0)]
+        rows, columns = (_nearest(*lengths) for lengths in zip(masks.shape[1:], size))
+        for chunk in masks.split(_MASKS_AT_A_TIME):
+            inside = chunk[:, rows][:, :, columns].byte()
+            contours = self._contours(inside)
+            scores.append(
+                inside_weight @ inside.flatten(1).float().T
+                + responses @ contours.flatten(1).float().T
+            )
+        return torch.cat(scores, dim=1)
+
+    def _contours(self, masks: torch.Tensor) -> torch.Tensor:
+        kernel = np.ones((self.contour_width, self.contour_width), np.uint8)
+        gradients = [cv2.morphologyEx(m, cv2.MORPH_GRADIENT, kernel) for m in masks.numpy()]
+        return torch.from_numpy(np.stack(gradients))
+
+
+def _nearest(length: int, new_length: int) -> torch.Tensor:
+    """(new_length,) which of ``length`` elements interpolation to the nearest one takes."""
+    elements = torch.arange(length, dtype=torch.float64)[None, None]
+    return F.interpolate(elements, size=new_length, mode="nearest")[0, 0].long()

@@ -1,0 +1,162 @@
+"""Trainings that are sent SIGTERM, diverge or fill the disk, with a network of one weight."""
+
+import os
+import resource
+import signal
+
+import pytest
+import torch
+from detectron2.engine import SimpleTrainer, hooks
+
+from wsis_d2.engine.train_loop import insert_stop_on_sigterm, stop_at_divergence
+from wsis_d2.errors import UserError
+from wsis_d2.processes import Terminated
+from wsis_d2.weights.checkpoint import WSISCheckpointer
+
+NUM_ITERATIONS = 6
+
+
+class _Net(torch.nn.Module):
+    """Learns the numbers that images are; ``at`` has what else happens on some of them."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.at = at
+
+    def forward(self, batch):
+        loss = sum((self.weight - x["number"]) ** 2 for x in batch)
+        for x in batch:
+            loss = self.at.get(x["number"], lambda loss: loss)(loss)
+        return {"loss_number": loss, "loss_other": 0.1 * loss}
+
+
+class _Evaluations(list):
+    def __call__(self):
+        self.append(True)
+        return {}
+
+
+def _train(folder, at, period=100, resume=False, evaluations=None):
+    """Two images in each iteration, 0 and 1 in the first; returns the last weight."""
+    folder.mkdir(exist_ok=True)
+    net = _Net(at)
+    batches = [
+        [{"file_name": f"{2 * i + j}.jpg", "number": 2 * i + j} for j in range(2)]
+        for i in range(NUM_ITERATIONS)
+    ]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+    loop = SimpleTrainer(net, batches, optimizer)
+    checkpointer = WSISCheckpointer(net, str(folder), trainer=loop)
+    stop_at_divergence(loop, checkpointer)
+    registered = [
+        hooks.PeriodicCheckpointer(checkpointer, period),
+        hooks.EvalHook(0, evaluations if evaluations is not None else dict),
+    ]
+    insert_stop_on_sigterm(registered, checkpointer)
+    loop.register_hooks(registered)
+    checkpointer.resume_or_load("", resume=resume)
+    start = loop.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    loop._data_loader_iter = iter(batches[start:])
+    loop.train(start, NUM_ITERATIONS)
+    return net.weight.item()
+
+
+def _checkpoints(folder):
+    return sorted(path.name for path in folder.glob("*.pth*"))
+
+
+def _terminate(loss):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return loss
+
+
+def _not_a_number(loss):
+    return loss * float("nan")
+
+
+def _infinite_gradient(loss):
+    return loss + (0 * loss).sqrt()  # which is 0
+
+
+def test_sigterm_ends_training_with_a_checkpoint_from_which_it_goes_on(tmp_path):
+    whole = _train(tmp_path / "whole", {})
+    before = signal.getsignal(signal.SIGTERM)
+    evaluations = _Evaluations()
+    with pytest.raises(Terminated):
+        _train(tmp_path / "parts", {5: _terminate}, evaluations=evaluations)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert _checkpoints(tmp_path / "parts") == ["model_0000002.pth"]
+    assert not evaluations
+    assert _train(tmp_path / "parts", {}, resume=True) == whole
+
+
+def test_sigterm_in_the_last_iteration_leaves_the_whole_training(tmp_path):
+    whole = _train(tmp_path / "whole", {})
+    with pytest.raises(Terminated):
+        _train(tmp_path / "parts", {11: _terminate})
+    assert _checkpoints(tmp_path / "parts") == ["model_final.pth"]
+    assert _train(tmp_path / "parts", {}, resume=True) == whole
+
+
+@pytest.mark.parametrize(
+    ("period", "last"), [(100, "there is no checkpoint yet"), (2, "good checkpoint is '{folder}/")]
+)
+def test_a_loss_that_is_not_finite_stops_training(tmp_path, period, last):
+    with pytest.raises(UserError) as error:
+        _train(tmp_path, {9: _not_a_number}, period)
+    message = str(error.value)
+    assert "loss_number nan, loss_other nan in iteration 4 on images 8.jpg, 9.jpg;" in message
+    assert last.format(folder=tmp_path) in message
+    expected = [f"model_000000{i}.pth" for i in (1, 3) if period == 2]
+    assert _checkpoints(tmp_path) == expected
+
+
+def test_the_last_good_checkpoint_of_a_resumed_run_is_the_one_it_began_with(tmp_path):
+    with pytest.raises(Terminated):
+        _train(tmp_path, {5: _terminate})
+    with pytest.raises(UserError, match="last good checkpoint is '.*/model_0000002.pth'"):
+        _train(tmp_path, {9: _not_a_number}, resume=True)
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    """The last iteration's loss was still finite."""
+    with pytest.raises(
+        UserError, match="'weight' holds numbers that are not finite after"
+    ) as error:
+        _train(tmp_path, {11: _infinite_gradient}, 2)
+    assert "iteration 5; the last good checkpoint is '" in str(error.value)
+    assert _checkpoints(tmp_path) == ["model_0000001.pth", "model_0000003.pth"]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
+
+
+@pytest.fixture
+def small_files():
+    """No file may be as large as a checkpoint: as on a full disk, writing it fails on the way."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_those_that_are_there(tmp_path, request):
+    with pytest.raises(Terminated):
+        _train(tmp_path, {5: _terminate})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    request.getfixturevalue("small_files")
+    with pytest.raises(UserError) as error:
+        _train(tmp_path, {}, resume=True)
+    message = str(error.value)
+    assert f"checkpoint '{tmp_path}/model_final.pth' cannot be written (File too large)" in message
+    assert f"the last good checkpoint is '{tmp_path}/model_0000002.pth'" in message
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_damaged_checkpoint_is_named_when_training_goes_on(tmp_path):
+    with pytest.raises(Terminated):
+        _train(tmp_path, {5: _terminate})
+    os.truncate(tmp_path / "model_0000002.pth", 500)
+    with pytest.raises(UserError, match="model_0000002.pth cannot be read .*/last_checkpoint'"):
+        _train(tmp_path, {}, resume=True)

@@ -1,0 +1,70 @@
+"""Why a recipe's stage would run: what has changed since it last did."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+from ...files import read_json
+from .files import STAGE_FILE, StageState, deciding_config, outputs_exist
+
+#: Written into a stage's folder by its set-up.
+CONFIG_FILE = "config.yaml"
+
+_MOST_SHOWN = 4
+
+
+def why_stage_runs(cfg: CfgNode, kind: str, state: StageState) -> str:
+    """What is missing or has changed, "" where the stage is complete and would be skipped.
+
+    Args:
+        cfg: the stage's config; its folder is ``OUTPUT_DIR``.
+        kind: what the stage runs.
+        state: what it would be run with.
+    """
+    done = read_json(os.path.join(cfg.OUTPUT_DIR, STAGE_FILE))
+    if not done:
+        return "not finished" if os.path.isdir(cfg.OUTPUT_DIR) else "never ran"
+    if done.get("fingerprint") == state.fingerprint:
+        return "" if outputs_exist(cfg.OUTPUT_DIR) else "what it made is gone"
+    before = done.get("parts", {})
+    parts = [name for name, digest in state.parts.items() if before.get(name) != digest]
+    changes = [name for name in parts if name != "config"] if before else []
+    if not before or "config" in parts:
+        changes += _changed_keys(cfg, kind) or ["config"]
+    more = len(changes) - _MOST_SHOWN
+    shown = ", ".join(changes[:_MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return f"changed: {shown}"
+
+
+def _changed_keys(cfg: CfgNode, kind: str) -> list[str]:
+    """``KEY old -> new`` for each that decides something; the old ones are of the last run."""
+    before = _read_yaml(os.path.join(cfg.OUTPUT_DIR, CONFIG_FILE))
+    old = dict(_flat(before))
+    # As it would be written, tuples as lists among others.
+    new = dict(_flat(yaml.safe_load(deciding_config(cfg, kind).dump())))
+    return [
+        f"{key} {old[key]} -> {value}"
+        for key, value in new.items()
+        if key in old and old[key] != value
+    ]
+
+
+def _read_yaml(path: str) -> Any:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return yaml.safe_load(file)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+
+
+def _flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, Mapping):
+        yield key, node
+        return
+    for name, value in node.items():
+        yield from _flat(value, f"{key}.{name}" if key else str(name))
