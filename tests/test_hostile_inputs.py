@@ -35,6 +35,8 @@ from wsis_d2.data import (
     PseudoLabelMapper,
     load_coco_image_labels,
     load_image_labels_csv,
+    load_image_labels_jsonl,
+    load_label_studio_choices,
     load_voc_image_labels,
     read_label_map,
     register_image_level_dataset,
@@ -49,6 +51,7 @@ from wsis_d2.engine import pipeline
 from wsis_d2.engine.setup import merged_config
 from wsis_d2.errors import UserError
 from wsis_d2.evaluation import LabelShards, evaluate_mask_files, shard_file
+from wsis_d2.evaluation.export.labels import Selection, read_labels
 from wsis_d2.evaluation.label_records import LabelRecords
 from wsis_d2.evaluation.label_shards import shard_header, write_shard
 from wsis_d2.images import read_image
@@ -309,6 +312,10 @@ def _coco(**changes: Any) -> dict:
     }
 
 
+def _rows(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
+
+
 def _save_image(folder: Path, name: str = "a.png") -> Path:
     pixels = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / name)
@@ -392,6 +399,34 @@ def _csv(folder: Path) -> Probe:
         b'\xef\xbb\xbffile_name,labels\r\n"a.png",dog\r\n',
     ]
     return Probe(path.write_bytes, lambda: load_image_labels_csv(str(path), str(folder)), files)
+
+
+def _jsonl(folder: Path) -> Probe:
+    _save_image(folder)
+    path = folder / "metadata.jsonl"
+
+    def encode(value: Any) -> bytes:
+        return b"\n".join(json.dumps(line).encode() for line in _rows(value))
+
+    lines = [{"file_name": "a.png", "label": ["dog", 3]}]
+    read = lambda: load_image_labels_jsonl(str(path), str(folder))  # noqa: E731
+    return Probe(path.write_bytes, read, [encode(lines)], [lines], encode)
+
+
+def _label_studio(folder: Path) -> Probe:
+    _save_image(folder)
+    path = folder / "export.json"
+    chosen = {"type": "choices", "value": {"choices": ["dog"]}}
+    data = {"image": "/data/local-files/?d=photos/a.png"}
+    tasks = [{"id": 1, "data": data, "annotations": [{"result": [chosen], "was_cancelled": False}]}]
+    short = [{"image": "http://x/1234abcd-a.png", "choice": "dog", "id": 1}]
+    read = lambda: load_label_studio_choices(str(path), str(folder))  # noqa: E731
+    return _json_probe(path, read, tasks, short)
+
+
+def _exported_labels(folder: Path) -> Probe:
+    path = folder / "labels.json"
+    return _json_probe(path, lambda: read_labels(path, Selection()), _coco())
 
 
 ANNOTATION = (
@@ -652,8 +687,7 @@ def _label_records(folder: Path) -> Probe:
                 assert all("iscrowd" in a for a in reader.annotations(image_id))
 
     def encode(value: Any) -> bytes:
-        rows = value if isinstance(value, list) else [value]
-        return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        return b"".join(json.dumps(row).encode() + b"\n" for row in _rows(value))
 
     return Probe(write, read, [encode(lines)], [lines], encode)
 
@@ -673,8 +707,7 @@ def _label_shards(folder: Path) -> Probe:
                 assert all("iscrowd" in a for a in found)
 
     def encode(value: Any) -> bytes:
-        rows = value if isinstance(value, list) else [value]
-        return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        return b"".join(json.dumps(row).encode() + b"\n" for row in _rows(value))
 
     lines = [header, [0, annotations], [1, []]]
     return Probe(path.write_bytes, read, [path.read_bytes()], [lines], encode)
@@ -693,6 +726,9 @@ READERS = {
     "pseudo labels of an earlier round": _old_labels,
     "COCO JSON of image labels": _own_coco_labels,
     "CSV of image labels": _csv,
+    "JSON lines of image labels": _jsonl,
+    "Label Studio's choices": _label_studio,
+    "labels to be exported": _exported_labels,
     "VOC list": _voc_list,
     "VOC annotation": _voc_xml,
     "proposal cache": _proposal_cache,

@@ -11,8 +11,8 @@ from ..files import json_list, load_json, open_atomically, to_json
 from ..structures import to_rle
 from ..structures.masks import checked_size
 
-# Scores are sorted as floats; NaN, infinity and integers without end are none.
-_MAX_SCORE = 1e300
+#: Scores are sorted as floats; NaN, infinity and integers without end are none.
+MAX_SCORE = 1e300
 
 
 def read_coco_json(path: str | os.PathLike) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def load_coco_detections(
     detections = _with_rles(json_file, annotations, sizes or {})
     for number, detection in enumerate(detections):
         score = detection.setdefault("score", 1.0)
-        if not isinstance(score, int | float) or not abs(score) <= _MAX_SCORE:
+        if not isinstance(score, int | float) or not abs(score) <= MAX_SCORE:
             raise UserError(f"the score of annotation {number} in '{json_file}' is not a number")
     return detections, dataset
 
