@@ -597,7 +597,10 @@ def _config(folder: Path) -> Probe:
         "SOLVER": {"MAX_ITER": 5, "STEPS": [3, 4], "BASE_LR": 0.5},
         "DATASETS": {"TRAIN": ["a"], "OWN_TRAIN": {"IMAGE_ROOT": "images"}},
     }
-    files = [yaml.safe_dump(value).encode(), b"a: &a {x: 1}\nSOLVER: {<<: [*a, *a], MAX_ITER: 3}\n"]
+    files = [
+        yaml.safe_dump(value).encode(),
+        b"SOLVER: {<<: [&a {MAX_ITER: 3}, *a], BASE_LR: 0.5}\n",
+    ]
     return Probe(path.write_bytes, lambda: merged_config(str(path), []), files, [value])
 
 
