@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # On a busy machine any example may take long.
 settings.register_profile("wsis_d2", deadline=None)
+settings.register_profile("nightly", deadline=None, max_examples=10_000)
 settings.load_profile("wsis_d2")
 
 

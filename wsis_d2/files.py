@@ -12,7 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
+import yaml
+
 from .errors import UserError
+
+# In a recipe or config; none of ours has 500.
+_MAX_YAML_VALUES = 100_000
+_MAX_YAML_DEPTH = 50
 
 
 @contextmanager
@@ -124,13 +130,61 @@ def load_json(path: str | os.PathLike) -> Any:
         raise UserError(f"'{path}' is not a JSON file: {error}") from None
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """The content of a JSON file that this package wrote; {} where it is missing or damaged."""
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """The object in a JSON file that this package wrote; {} where it is missing or damaged."""
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError):
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError):
         return {}
+    return content if isinstance(content, dict) else {}
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Refuses what takes PyYAML minutes: nesting without end, and mappings that merge keys (``<<``)
+    fill with the same pairs over and over."""
+
+    def fetch_flow_collection_start(self, TokenClass: type) -> None:
+        super().fetch_flow_collection_start(TokenClass)
+        if self.flow_level > _MAX_YAML_DEPTH:
+            raise ValueError(f"it is nested more than {_MAX_YAML_DEPTH} deep")
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MAX_YAML_VALUES:
+            raise ValueError(f"a mapping has more than {_MAX_YAML_VALUES} keys")
+
+
+def parse_yaml(text: str) -> Any:
+    """The content of a YAML text that anybody may have written.
+
+    Raises:
+        ValueError: it is not YAML, or aliases make it of more than 100,000 values: a few lines of
+            aliases of aliases are billions for whoever prints or copies them.
+    """
+    try:
+        content = yaml.load(text, Loader=_YamlLoader)
+        count = _count_values(content, {})
+    except Exception as error:  # PyYAML raises nearly anything for a date that is none
+        raise ValueError(str(error)) from error
+    if count > _MAX_YAML_VALUES:
+        raise ValueError(f"its aliases make it of more than {_MAX_YAML_VALUES} values")
+    return content
+
+
+def _count_values(value: Any, known: dict[int, int]) -> int:
+    """Values in lists and mappings, those that stand there by aliases as often as they do.
+
+    Args:
+        value: may hold itself, which ends in a RecursionError.
+        known: the counts of the lists and mappings that were seen, by their ids.
+    """
+    if not isinstance(value, list | tuple | dict):
+        return 1
+    if id(value) not in known:
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count_values(item, known) for item in inner)
+    return known[id(value)]
 
 
 def to_json_value(value: Any) -> Any:

@@ -11,9 +11,6 @@ from PIL import Image, ImageOps
 
 from .errors import UserError
 
-# What Pillow raises for files that it cannot read.
-IMAGE_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
-
 _TIFF_BITS_PER_SAMPLE = 258
 
 
@@ -41,7 +38,9 @@ def read_image(file_name: str | os.PathLike, image_format: str = "RGB") -> np.nd
         with PathManager.open(os.fspath(file_name), "rb") as file, Image.open(file) as image:
             upright = ImageOps.exif_transpose(image)
             return convert_PIL_to_numpy(_to_eight_bit(upright, image, file_name), image_format)
-    except (*IMAGE_ERRORS, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything for damaged files
         raise unreadable_image(file_name, error) from error
 
 

@@ -1,6 +1,7 @@
 """Registration in Detectron2's catalogs: idempotent, lazy, and with ground truth on demand."""
 
 import difflib
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 
@@ -9,7 +10,20 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from ..errors import UserError
+from ..structures import check_segmentation
+from ..structures.masks import checked_size
 from .image_files import check_images_exist
+
+# What pycocotools and Detectron2 raise for JSON that is not in COCO's format.
+_DAMAGES = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 #: What pseudo labels have beside COCO's own keys.
 EXTRA_KEYS = ("score",)
@@ -90,7 +104,9 @@ def register_coco_json(
         require_file(json_file, f"the annotation file of dataset '{name}'")
         try:
             dicts = load_coco_json(json_file, image_root, name, [*EXTRA_KEYS, *extra_keys])
-        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            for dataset_dict in dicts:
+                _check_dict(dataset_dict)
+        except _DAMAGES as error:
             raise UserError(
                 f"'{json_file}', the annotation file of dataset '{name}', is damaged or not in "
                 f"COCO's instance format ({error}): make it again"
@@ -114,6 +130,24 @@ def register_coco_json(
         evaluator_type="coco",
         **metadata,
     )
+
+
+def _check_dict(dataset_dict: dict) -> None:
+    """Raise one of :data:`_DAMAGES` where training would stumble over what a JSON says."""
+    size = checked_size((dataset_dict["height"], dataset_dict["width"]))
+    for annotation in dataset_dict["annotations"]:
+        box = annotation.get("bbox", (0, 0, 0, 0))
+        if len(box) != 4 or not all(map(math.isfinite, (*box, annotation.get("score", 1)))):
+            raise ValueError("a box or score is not finite")
+        candidates = annotation.get("candidates") or []
+        weights = [candidate["weight"] for candidate in candidates]
+        if candidates and not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
+            raise ValueError("the weights of an object's candidates are not finite or all 0")
+        for segmentation in (holder.get("segmentation") for holder in (annotation, *candidates)):
+            if segmentation is not None:
+                check_segmentation(segmentation, size)
+            if isinstance(segmentation, dict) and tuple(segmentation["size"]) != size:
+                raise ValueError(f"a mask has not the size {size} of its image")
 
 
 def require_dataset(name: str, key: str = "DATASETS.TRAIN/TEST") -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..images import IMAGE_ERRORS, read_image, unreadable_image
+from ..images import read_image, unreadable_image
 
 __all__ = ["IMAGE_EXTENSIONS", "check_images_exist", "read_dataset_image", "read_image_sizes"]
 
@@ -112,6 +112,6 @@ def _read_image_size(path: str) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
             orientation = image.getexif().get(_EXIF_ORIENTATION)
-    except (*IMAGE_ERRORS, ValueError) as error:
+    except Exception as error:  # as in read_image
         raise unreadable_image(path, error) from error
     return (width, height) if orientation in _EXIF_TRANSPOSED else (height, width)

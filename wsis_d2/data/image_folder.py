@@ -95,7 +95,7 @@ class ImageFolder:
 
     def _remove_stale(self, sources: Mapping[str, Sequence[str]]) -> None:
         path = os.path.join(self.folder, SOURCES_FILE)
-        known = read_json(path)
+        known = _read_sources(self.folder)
         names = {file: os.path.relpath(file, self.folder) for file in sources}
 
         def look(file: str) -> list[list]:
@@ -123,13 +123,23 @@ class ImageFolder:
 
     def content_fingerprint(self) -> str:
         """SHA-256 of the settings and of the bytes of all sources; "" as :meth:`fingerprint`."""
-        sources = read_json(os.path.join(self.folder, SOURCES_FILE))
+        sources = _read_sources(self.folder)
         hashes = {name: _hashes(states) for name, states in sources.items()}
         return self.fingerprint() and _sha256([folder_settings(self.folder), hashes])
 
 
 def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _read_sources(folder: str) -> dict[str, list[list]]:
+    """What :data:`SOURCES_FILE` says of each file, without what no :func:`_state` can be."""
+    return {
+        name: states
+        for name, states in read_json(os.path.join(folder, SOURCES_FILE)).items()
+        if isinstance(states, list)
+        and all(isinstance(state, list) and len(state) == 3 for state in states)
+    }
 
 
 def _state(path: str, known: list[list]) -> list:

@@ -15,6 +15,7 @@ from .image_files import IMAGE_EXTENSIONS
 _QUOTED = r"""'[^']*'|"[^"]*\""""
 _LIST = re.compile(rf"\[\s*((?:{_QUOTED})(?:\s*,\s*(?:{_QUOTED}))*)?\s*\]")
 
+_MAX_STEPS = 64  # of an address: no path has more folders
 # What Label Studio puts before the name of a file that was uploaded.
 _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")
 
@@ -142,6 +143,7 @@ def _possible_files(address: str) -> list[str]:
     parts = urlsplit(address)
     path = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
     steps = [step for step in path.replace("\\", "/").split("/") if step not in ("", ".", "..")]
+    steps = steps[-_MAX_STEPS:]
     ends = ["/".join(steps[i:]) for i in range(len(steps))]
     if steps and _UPLOAD_PREFIX.match(steps[-1]):
         ends.append(_UPLOAD_PREFIX.sub("", steps[-1], count=1))

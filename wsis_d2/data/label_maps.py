@@ -1,19 +1,18 @@
 """Semantic label maps: 0 background, c + 1 for the contiguous class c, 255 unknown or ignored."""
 
-import contextlib
 import io
 import os
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Hashable, Mapping, Set
 from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
 from PIL import Image
-from pycocotools.coco import COCO
 
 from ..errors import UserError
 from ..files import load_json, write_bytes
 from ..layers import UNKNOWN
+from ..structures import decode_mask, mask_area, to_rle
 from .catalog import ground_truth_json
 
 __all__ = ["UNKNOWN", "read_label_map", "semantic_truth", "voc_palette", "write_label_map"]
@@ -46,7 +45,7 @@ def read_label_map(path: str | os.PathLike) -> np.ndarray:
         raise UserError(
             f"label map '{path}' is missing: make it, or check the folder's name"
         ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise nearly anything for damaged files
         raise UserError(
             f"label map '{path}' cannot be read ({error}): delete it and make it again"
         ) from error
@@ -109,13 +108,15 @@ def semantic_truth(dataset_name: str) -> Callable[[Mapping[str, Any]], np.ndarra
             return None
         if not (gt_json and metadata.get("evaluation_dataset")):
             return _DevkitTruth(folder)
-        image_ids = {image["id"] for image in load_json(gt_json)["images"]}
-        return _DevkitTruth(folder, image_ids)
-    if not gt_json:
+    elif not gt_json:
         return None
     try:
-        return _InstanceTruth(gt_json, metadata.get("thing_dataset_id_to_contiguous_id"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        content = load_json(gt_json)
+        if devkit_root:
+            return _DevkitTruth(folder, {image["id"] for image in content["images"]})
+        contiguous_ids = metadata.get("thing_dataset_id_to_contiguous_id")
+        return _InstanceTruth(gt_json, content, contiguous_ids)
+    except (KeyError, TypeError, UserError, ValueError) as error:
         raise UserError(
             f"'{gt_json}', the ground truth of dataset '{dataset_name}', is damaged or not in "
             f"COCO's instance format ({error}): make it again"
@@ -138,29 +139,56 @@ class _DevkitTruth:
 
 
 class _InstanceTruth:
-    """The painted instances of a COCO JSON."""
+    """The painted instances of a COCO JSON.
 
-    def __init__(self, json_file: str, contiguous_ids: Mapping[int, int] | None):
-        # It prints how long it took.
-        with contextlib.redirect_stdout(io.StringIO()):
-            self.coco = COCO(json_file)
+    Args:
+        path: of the JSON, for messages.
+        content: what it holds.
+        contiguous_ids: contiguous id of each category; None: in the order of their ids.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not in COCO's instance format.
+    """
+
+    def __init__(self, path: str, content: Any, contiguous_ids: Mapping[int, int] | None):
+        self.path = path
         if contiguous_ids is None:
-            contiguous_ids = {id_: i for i, id_ in enumerate(sorted(self.coco.cats))}
-        if not all("segmentation" in annotation for annotation in self.coco.anns.values()):
-            raise ValueError("an annotation has no 'segmentation'")
+            ids = sorted({category["id"] for category in content["categories"]})
+            contiguous_ids = {id_: i for i, id_ in enumerate(ids)}
         self.labels = {id_: i + 1 for id_, i in contiguous_ids.items()}
+        # (Whether it is a crowd, category, segmentation) of each instance.
+        self.instances: dict[Hashable, list[tuple[bool, Any, Any]]]
+        self.instances = {image["id"]: [] for image in content["images"]}
+        for annotation in content["annotations"]:
+            is_crowd = "iscrowd" in annotation and bool(annotation["iscrowd"])
+            instance = (is_crowd, annotation["category_id"], annotation["segmentation"])
+            # Those of images that the file does not list are of no use.
+            self.instances.get(annotation["image_id"], []).append(instance)
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> np.ndarray | None:
-        image_id = dataset_dict["image_id"]
-        if image_id not in self.coco.imgs:
+        instances = self.instances.get(dataset_dict["image_id"])
+        if instances is None:
             return None
-        label_map = np.zeros((dataset_dict["height"], dataset_dict["width"]), np.uint8)
+        size = (dataset_dict["height"], dataset_dict["width"])
+        label_map = np.zeros(size, np.uint8)
         masks = []
-        for annotation in self.coco.imgToAnns[image_id]:
-            is_crowd = annotation.get("iscrowd", 0)
-            label = UNKNOWN if is_crowd else self.labels[annotation["category_id"]]
-            masks.append((is_crowd, self.coco.annToMask(annotation).astype(bool), label))
+        for is_crowd, category, segmentation in instances:
+            try:
+                label = UNKNOWN if is_crowd else self.labels[category]
+                rle = to_rle(segmentation, size)
+            except (KeyError, TypeError):
+                raise self._wrong(dataset_dict, f"is of category {category}, no class") from None
+            except ValueError as error:
+                raise self._wrong(dataset_dict, f"is not a mask: {error}") from None
+            if tuple(rle["size"]) != size:
+                raise self._wrong(dataset_dict, f"has not the image's size {size}")
+            masks.append((not is_crowd, -mask_area(rle), rle, label))
         # Crowds first, then from large to small.
-        for _, mask, label in sorted(masks, key=lambda m: (-m[0], -m[1].sum())):
-            label_map[mask] = label
+        for *_, rle, label in sorted(masks, key=lambda mask: mask[:2]):
+            label_map[decode_mask(rle)] = label
         return label_map
+
+    def _wrong(self, dataset_dict: Mapping[str, Any], what: str) -> UserError:
+        return UserError(
+            f"an annotation of image {dataset_dict['image_id']} in '{self.path}' {what}: correct it"
+        )

@@ -24,6 +24,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import load_json
+from ..structures.masks import checked_size
 from .catalog import require_file, require_folder
 from .image_files import IMAGE_EXTENSIONS, check_images_exist, read_image_sizes
 from .image_labels import labels_and_counts
@@ -46,6 +47,9 @@ _SPLITS = {"train", "val", "valid", "validation", "test"}
 
 # `dog:2` and `cat:5+`: a class name and how many objects of it there are, or are at least.
 _COUNT = re.compile(r"(?P<name>.*?)\s*:\s*(?P<count>\d+)(?P<or_more>\+?)", re.DOTALL)
+
+
+_MAX_COUNT_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -356,6 +360,11 @@ def _split_labels(cell: str, where: str, max_count: int) -> dict[str, int]:
         if not match:
             counts.setdefault(label, 0)
             continue
+        if len(match["count"]) > _MAX_COUNT_DIGITS:
+            raise UserError(
+                f"a label in {where} counts more than {_MAX_COUNT_DIGITS} digits of objects: "
+                "correct the number"
+            )
         name, count = match["name"], int(match["count"])
         if not name or not count:
             raise UserError(
@@ -425,7 +434,7 @@ def _read_coco_json(path: str) -> ImageLabels:
 def _coco_labels(content: dict, path: str) -> ImageLabels:
     try:
         categories = coco_categories(content, path)
-        counts: dict[int, Counter[str]] = {image["id"]: Counter() for image in content["images"]}
+        counts: dict[int, Counter[str]] = {id_: Counter() for _, id_ in coco_images(content, path)}
         for annotation in content["annotations"]:
             counts[annotation["image_id"]][categories[annotation["category_id"]]] += 1
         images = [image for image in content["images"] if counts[image["id"]]]
@@ -439,20 +448,23 @@ def _coco_labels(content: dict, path: str) -> ImageLabels:
                 path,
             )
         file_names = [os.path.normpath(image["file_name"]) for image in images]
-        if len(set(file_names)) < len(file_names):
-            twice = next(name for name in file_names if file_names.count(name) > 1)
-            raise UserError(f"'{path}' lists the image '{twice}' twice: remove one of the two")
+        twice = [name for name, count in Counter(file_names).items() if count > 1]
+        if twice:
+            raise UserError(f"'{path}' lists the image '{twice[0]}' twice: remove one of the two")
         has_sizes = all("height" in image and "width" in image for image in images)
         return ImageLabels(
             source=path,
             labels={name: counts[im["id"]] for name, im in zip(file_names, images)},
             categories=categories,
             image_ids={name: image["id"] for name, image in zip(file_names, images)},
-            sizes={name: (im["height"], im["width"]) for name, im in zip(file_names, images)}
+            sizes={
+                name: checked_size((im["height"], im["width"]))
+                for name, im in zip(file_names, images)
+            }
             if has_sizes
             else None,
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise not_coco(path, f"missing or unknown: {error}") from error
 
 
@@ -469,9 +481,20 @@ def check_coco(content: Any, path: str, keys: Sequence[str]) -> dict:
     return content
 
 
+def coco_images(content: dict, path: str) -> list[tuple[str, int]]:
+    """File name and id of each image."""
+    images = [(os.path.normpath(image["file_name"]), image["id"]) for image in content["images"]]
+    for name, image_id in images:
+        if not isinstance(image_id, int | str):
+            raise not_coco(path, f"image '{name}' has no id")
+    return images
+
+
 def coco_categories(content: dict, path: str) -> dict[int, str]:
     """Category id -> class name, in the order of the ids."""
     categories = {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
+    if not all(isinstance(name, str) for name in categories.values()):
+        raise not_coco(path, "a category's name is no text")
     check_class_names(list(categories.values()), path)
     return categories
 
@@ -486,7 +509,7 @@ def not_coco(path: str, why: str) -> UserError:
 
 def check_class_names(names: Sequence[str], source: str) -> None:
     """Raise a :class:`UserError` where a name of ``source`` stands twice."""
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise UserError(f"class '{twice[0]}' is named twice in {source}: give each class one name")
 

@@ -12,6 +12,7 @@ from .label_readers import (
     LabelOptions,
     check_class_names,
     coco_categories,
+    coco_images,
     load_coco_file,
     not_coco,
     read_labels,
@@ -173,9 +174,8 @@ def _read_ground_truth_index(gt_json: str) -> tuple[dict[int, str], dict[str, in
     """Categories and image ids (by file name) of a ground-truth file; no annotation is kept."""
     content = load_coco_file(gt_json, ("images", "categories"))
     try:
-        image_ids = {os.path.normpath(im["file_name"]): im["id"] for im in content["images"]}
-        return coco_categories(content, gt_json), image_ids
-    except (KeyError, TypeError) as error:
+        return coco_categories(content, gt_json), dict(coco_images(content, gt_json))
+    except (KeyError, TypeError, ValueError) as error:
         raise not_coco(gt_json, f"missing: {error}") from error
 
 

@@ -23,6 +23,7 @@ from ..errors import UserError
 from ..files import write_json
 from ..layers import UNKNOWN
 from ..structures import encode_mask, mask_area, mask_box
+from ..structures.masks import checked_size
 from .catalog import (
     ground_truth_json,
     register_coco_json,
@@ -335,8 +336,13 @@ def _read_split(devkit_root: str, split: str) -> list[str]:
     require_folder(devkit_root, "the VOC devkit")
     path = _split_file(devkit_root, split)
     require_file(path, "the list of images")
-    with open(path, encoding="utf-8") as file:
-        names = [_image_name(line.split()[0]) for line in file if line.strip()]
+    try:
+        with open(path, encoding="utf-8") as file:
+            names = [_image_name(line.split()[0]) for line in file if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"'{path}' is no text in UTF-8 ({error}): write one name per line"
+        ) from error
     if not names:
         raise UserError(f"'{path}' lists no image: write one name per line")
     by_id: dict[int, str] = {}
@@ -369,17 +375,22 @@ def _image_files(devkit_root: str) -> dict[str, str]:
     return files
 
 
+class _PlainTreeBuilder(ET.TreeBuilder):
+    """Refuses document types: no VOC file has one, and in strangers' files it can blow up the
+    parser."""
+
+    def doctype(self, *_) -> None:
+        raise ValueError("it declares a document type, which is refused")
+
+
 def _read_annotation(path: str) -> tuple[int, int, list[tuple[str, bool]]]:
     """Height, width, and class name and difficulty of each object of an annotation file."""
     require_file(path, "the annotation file")
-    with open(path, "rb") as file:
-        content = file.read()
-    # No VOC file declares a document type; in strangers' files it can blow up the parser.
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-        raise UserError(f"'{path}' declares a document type, which is refused: remove it")
     try:
-        root = ET.fromstring(content)
-        height, width = (int(root.findtext(f"size/{side}", "")) for side in ("height", "width"))
+        with open(path, "rb") as file:
+            root = ET.parse(file, ET.XMLParser(target=_PlainTreeBuilder())).getroot()
+        size = [int(root.findtext(f"size/{side}", "")) for side in ("height", "width")]
+        height, width = checked_size(size)
         objects = [
             (
                 element.findtext("name", "").strip(),
@@ -387,7 +398,8 @@ def _read_annotation(path: str) -> tuple[int, int, list[tuple[str, bool]]]:
             )
             for element in root.findall("object")
         ]
-    except (ET.ParseError, ValueError) as error:
+    # Of encodings: one that is unknown, or that the parser cannot read.
+    except (ET.ParseError, ValueError, LookupError) as error:
         raise UserError(
             f"'{path}' is not an annotation in VOC's format ({error}): replace the file"
         ) from error

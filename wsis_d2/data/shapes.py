@@ -31,6 +31,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import UserError
+from ..files import read_json
 from ..parallel import available_cpus
 from .label_maps import write_label_map
 
@@ -398,12 +399,9 @@ def _read_parameters(output: Path) -> dict | None:
     """Parameters of the Shapes in ``output``; None where it is absent or empty."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
-    try:
-        parameters = json.loads((output / _PARAMETERS_FILE).read_text(encoding="utf-8"))
-        if parameters["dataset"] == "Shapes":
-            return parameters
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
+    parameters = read_json(output / _PARAMETERS_FILE)
+    if parameters.get("dataset") == "Shapes":
+        return parameters
     raise UserError(
         f"'{output}' exists and is not a Shapes dataset (no valid {_PARAMETERS_FILE} in it), so it "
         "is left alone; choose another output folder"

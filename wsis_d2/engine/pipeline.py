@@ -112,7 +112,7 @@ def _build_stages(data: list[dict]) -> tuple[Stage, ...]:
 
 def _references(stage: Stage) -> list[str]:
     """Names of the other stages whose folders or results the stage reads."""
-    named = re.findall(r"\{(\w+)\}", " ".join(str(v) for v in stage.options.values()))
+    named = re.findall(r"\{([\w-]+)\}", " ".join(str(v) for v in stage.options.values()))
     return sorted({*named, *stage.inputs} - {stage.name})
 
 

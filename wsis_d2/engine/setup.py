@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 import yaml
@@ -22,7 +23,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import add_wsis_config, check_counts
 from ..data import register_builtin_datasets, register_own_datasets, training_classes
 from ..errors import UserError
-from ..files import check_writable_folder, write_text
+from ..files import check_writable_folder, parse_yaml, write_text
 from ..folder_lock import lock_folder
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def merged_config(config_file: str, opts: list[str] | None) -> CfgNode:
     if config_file:
         if not os.path.isfile(config_file):
             raise UserError(f"config file {config_file} does not exist: check --config-file")
+        _check_config_file(config_file)
         # Not Detectron2's default, which builds any Python object that a config file names.
         merge_safely = functools.partial(cfg.merge_from_file, allow_unsafe=False)
         _merge(merge_safely, config_file, f"config file {config_file}")
@@ -89,6 +91,37 @@ def merged_config(config_file: str, opts: list[str] | None) -> CfgNode:
             _merge(cfg.merge_from_list, [key, value], f"option {key} {value}")
     check_counts(cfg)
     return cfg
+
+
+def _check_config_file(path: str, heirs: tuple[str, ...] = ()) -> None:
+    """Refuse what Detectron2 would stumble over in a config file and in all that it is based on.
+
+    Args:
+        path: the file.
+        heirs: the files that have it as their base, the one that was asked for first.
+
+    Raises:
+        UserError: a file is not YAML, no mapping, or its own base.
+    """
+    where = f"config file {path}"
+    if os.path.realpath(path) in map(os.path.realpath, heirs):
+        raise UserError(f"{where} is its own base ({' -> '.join((*heirs, path))}): correct _BASE_")
+    try:
+        content = parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where} cannot be used ({error}): correct it") from error
+    if content is None and heirs:
+        return  # an empty base changes nothing
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"{where} holds no config keys with their values: correct it")
+    bases = content.get("_BASE_", [])
+    bases = bases if isinstance(bases, list) else [bases]
+    if not all(isinstance(base, str) and base.isprintable() for base in bases):
+        raise UserError(f"_BASE_ of {where} is {content['_BASE_']!r}: name config files")
+    for base in bases:
+        if not base.startswith(("http://", "https://")):
+            base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+            _check_config_file(base, (*heirs, path))
 
 
 def _import_modules(names: Sequence[str]) -> None:
@@ -124,7 +157,18 @@ def _add_pointrend_config(cfg: CfgNode) -> None:
 def _merge(merge, argument, where: str) -> None:
     try:
         merge(argument)
-    except (KeyError, ValueError, TypeError, AssertionError, OSError, yaml.YAMLError) as error:
+    # What yacs raises for keys and values of the wrong kinds, and Python for one nested deeply.
+    except (
+        AssertionError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        OSError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        yaml.YAMLError,
+    ) as error:
         # str() of a KeyError is its message in quotes.
         text = error.args[0] if isinstance(error, KeyError) else error
         raise UserError(f"{where} cannot be used ({text}): correct it") from error

@@ -3,13 +3,16 @@
 import itertools
 import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
-
-import numpy as np
 
 from ..errors import UserError
 from ..files import json_list, load_json, open_atomically, to_json
 from ..structures import to_rle
+from ..structures.masks import checked_size
+
+#: Scores are sorted as floats; NaN, infinity and integers without end are none.
+MAX_SCORE = 1e300
 
 
 def read_coco_json(path: str | os.PathLike) -> dict[str, Any]:
@@ -28,6 +31,13 @@ def read_coco_json(path: str | os.PathLike) -> dict[str, Any]:
         if not isinstance(entries, list):
             raise UserError(f"'{path}' is not a COCO dataset file: it has no list '{key}'")
         _check_entries(path, key, entries, fields)
+    # They are sorted.
+    categories = (*dataset["categories"], *dataset["annotations"])
+    ids = [entry.get("category_id", entry.get("id")) for entry in categories]
+    if len({isinstance(category_id, str) for category_id in ids}) > 1:
+        raise UserError(
+            f"'{path}' is not in COCO format: the id of a category is a number here, a text there"
+        )
     return dataset
 
 
@@ -40,11 +50,12 @@ def _check_entries(path, key: str, entries: list, fields: tuple[str, ...]) -> No
 
 def image_sizes(dataset: Mapping[str, Any]) -> dict[Hashable, tuple[int, int]]:
     """(height, width) of each image id of a COCO dataset, where the file gives them."""
-    return {
-        image["id"]: (int(image["height"]), int(image["width"]))
-        for image in dataset["images"]
-        if all(isinstance(image.get(side), int | float) for side in ("height", "width"))
-    }
+    sizes = {}
+    for image in dataset["images"]:
+        # Where it is none, so is a polygon of the image, which is said there.
+        with suppress(ValueError):
+            sizes[image["id"]] = checked_size((image.get("height"), image.get("width")))
+    return sizes
 
 
 def _with_rles(path, annotations, sizes) -> list[dict[str, Any]]:
@@ -124,7 +135,7 @@ def load_coco_detections(
     detections = _with_rles(json_file, annotations, sizes or {})
     for number, detection in enumerate(detections):
         score = detection.setdefault("score", 1.0)
-        if not isinstance(score, int | float) or not np.isfinite(score):
+        if not isinstance(score, int | float) or not abs(score) <= MAX_SCORE:
             raise UserError(f"the score of annotation {number} in '{json_file}' is not a number")
     return detections, dataset
 

@@ -177,16 +177,36 @@ class RecordReader:
         return json.loads(file.readline())[1]
 
 
+def read_record(line: bytes) -> tuple[Hashable, list[dict[str, Any]]]:
+    """Image id and annotations of a line that may be damaged.
+
+    Raises:
+        ValueError: it is none of an image and its annotations.
+    """
+    try:
+        record = json.loads(line)
+    except RecursionError:
+        raise ValueError("it is nested without end") from None
+    if not isinstance(record, list) or len(record) != 2:
+        raise ValueError("it is no pair")
+    image_id, annotations = record
+    if not isinstance(image_id, int | str) or not isinstance(annotations, list):
+        raise ValueError("it is no image and its annotations")
+    if not all(isinstance(a, dict) and "iscrowd" in a for a in annotations):
+        raise ValueError("it holds something that is no annotation")
+    return image_id, annotations
+
+
 def _complete_lines(file: BinaryIO) -> Iterator[tuple[Hashable, bytes]]:
     """Image id and text of each complete line.
 
-    A line is complete when it ends with a line break and is JSON; nothing after the first one that
-    is not is trusted.
+    A line is complete when it ends with a line break and is a record; nothing after the first one
+    that is not is trusted.
     """
     for line in file:
         try:
-            image_id, _ = json.loads(line)
-        except (ValueError, TypeError):
+            image_id, _ = read_record(line)
+        except ValueError:
             return
         if not line.endswith(b"\n"):
             return

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import open_atomically, to_json
 from ..parallel import Shard, deal_images
+from .label_records import read_record
 
 
 def shard_file(output_file: str, shard: Shard) -> str:
@@ -29,7 +30,7 @@ def read_shard_header(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             header = json.loads(file.readline())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return header if isinstance(header, dict) else {}
 
@@ -110,8 +111,8 @@ class LabelShards:
         """
         index = self._shard_of[image_id]
         try:
-            found, annotations = json.loads(self._files[index].readline())
-        except (ValueError, TypeError):
+            found, annotations = read_record(self._files[index].readline())
+        except ValueError:
             found, annotations = None, []
         if found != image_id:
             raise self._damaged(index, f"image {image_id!r} is not where it belongs")

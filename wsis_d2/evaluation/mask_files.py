@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ..errors import UserError
 from ..structures import mask_area
+from ..structures.masks import MAX_PIXELS, RLE
 from .coco_format import ground_truths_of, image_sizes, load_coco_detections, read_coco_json
 from .instance_ap import evaluate_instance_masks
 from .metrics_table import format_instance_metrics
@@ -60,6 +61,13 @@ def _check_categories(gt_file, pred_file, gt, detections, pred) -> None:
                 f"category {category['id']} is '{name}' in '{gt_file}' and '{category['name']}' in "
                 f"'{pred_file}': both files must use the same category ids"
             )
+
+
+def _area(annotation: Mapping[str, Any], rle: RLE) -> float:
+    """What an annotation says of its area in pixels; that of its mask where it says nothing."""
+    area = annotation.get("area")
+    is_area = isinstance(area, int | float) and 0 <= area <= MAX_PIXELS
+    return area if is_area else float(mask_area(rle))
 
 
 def evaluate_mask_files(
@@ -130,8 +138,8 @@ def evaluate_coco(
         {
             **truth,
             "id": number,
-            "area": annotation.get("area", float(mask_area(truth["segmentation"]))),
-            "iscrowd": int(annotation.get("iscrowd", 0)),
+            "area": _area(annotation, truth["segmentation"]),
+            "iscrowd": int(bool(annotation.get("iscrowd", 0))),
         }
         for number, (truth, annotation) in enumerate(
             zip(ground_truths_of(everything, gt_file), gt["annotations"]), start=1

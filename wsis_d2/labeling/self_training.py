@@ -40,9 +40,16 @@ class LabelFile:
             for annotation in content["annotations"]:
                 if not annotation.get("iscrowd", 0):
                     mask = to_rle(annotation["segmentation"])
-                    label = (class_of[annotation["category_id"]], mask, annotation["score"])
+                    label = (class_of[annotation["category_id"]], mask, float(annotation["score"]))
                     self._of_image[annotation["image_id"]].append(label)
-        except (UserError, ValueError, KeyError, TypeError) as error:
+        except (
+            AttributeError,
+            KeyError,
+            OverflowError,
+            TypeError,
+            UserError,
+            ValueError,
+        ) as error:
             raise UserError(
                 f"'{path}' cannot be read as pseudo labels ({error!r}): correct "
                 "PSEUDO_LABELS.SELF_TRAINING.OLD_LABELS, or leave it empty"

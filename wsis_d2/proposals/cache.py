@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ from .hierarchical import hierarchical_proposals
 
 # Raised whenever the generator gives other proposals for the same settings.
 _GENERATOR_VERSION = 1
+# Of an entry, which is compressed. 2,000 masks of 24 megapixels have a few.
+_MAX_BYTES = 2**26
 
 
 class ProposalCache:
@@ -69,10 +72,18 @@ class ProposalCache:
             # Without the time of day in its header, the same proposals are the same bytes.
             write_bytes(path, gzip.compress(content, mtime=0))
         try:
-            record = json.loads(gzip.decompress(path.read_bytes()))
-        except (OSError, EOFError, ValueError) as error:
+            record = _read_entry(path)
+        except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
             raise UserError(f"{path} is damaged ({error}): delete it and run again") from error
         return MaskProposals.from_json(record, str(path))
+
+
+def _read_entry(path: Path) -> Any:
+    with gzip.open(path) as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"it holds more than {_MAX_BYTES >> 20} MiB")
+    return json.loads(content)
 
 
 def generate_proposals(

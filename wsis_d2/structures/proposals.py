@@ -147,7 +147,7 @@ class MaskProposals:
             size = checked_size(record["size"])
             masks = [to_rle({"size": size, "counts": str(counts)}) for counts in record["counts"]]
             return cls(masks, [float(value) for value in record["objectness"]], size)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise UserError(
                 f"{where} holds no valid mask proposals ({error}): delete it and make it again"
             ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import zipfile
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
@@ -178,6 +179,7 @@ class WSISCheckpointer(DetectionCheckpointer):
             elif filename.endswith(".safetensors"):
                 loaded = self._load_safetensors(filename)
             else:
+                _check_not_blown_up(filename)
                 with _plain_arguments_allowed():
                     loaded = torch.load(filename, map_location="cpu", weights_only=True)
         except (OSError, UserError):
@@ -192,9 +194,14 @@ class WSISCheckpointer(DetectionCheckpointer):
             raise self._no_checkpoint(filename, loaded)
         container = next((k for k in CONTAINERS if isinstance(loaded.get(k), dict)), None)
         weights = loaded if container is None else loaded[container]
-        for value in weights.values():
-            if not isinstance(value, (torch.Tensor, np.ndarray)):
+        if not weights:
+            raise UserError(f"{filename} holds no weights: it is no checkpoint, or an empty one")
+        for name, value in weights.items():
+            is_array = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+            if not is_array and not isinstance(value, torch.Tensor):
                 raise self._no_checkpoint(filename, value)
+            if not isinstance(name, str):
+                raise self._no_checkpoint(filename, name)
         # What stands beside another program's weights (its optimiser, its arguments) is its own.
         return loaded if container == "model" else {"model": weights}
 
@@ -228,6 +235,8 @@ class WSISCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         description = checkpoint.get(DESCRIPTION_KEY, {})
+        if not _is_description(description):
+            raise self._no_checkpoint(self._path, description)
         self._check_description(description)
         if not self.exact and DESCRIPTION_KEY not in checkpoint:
             convert_checkpoint_of_others(checkpoint, self.model, self._path)
@@ -295,6 +304,23 @@ def _plain_arguments_allowed() -> Any:
     """Let ``torch.load`` read the command line arguments that DINO's checkpoints hold: a record."""
     allow = getattr(torch.serialization, "safe_globals", None)  # from torch 2.5 on
     return allow([argparse.Namespace]) if allow else nullcontext()
+
+
+def _check_not_blown_up(filename: str) -> None:
+    """Raise a ValueError for an archive that grows as it is read: torch.save does not compress."""
+    if zipfile.is_zipfile(filename):
+        with zipfile.ZipFile(filename) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+        if size > 10 * os.path.getsize(filename):
+            raise ValueError(f"it would be {size} bytes in memory")
+
+
+def _is_description(value: Any) -> bool:
+    """Whether ``value`` may be what :meth:`WSISCheckpointer.save` says of a model."""
+    if not isinstance(value, dict) or not isinstance(value.get("meta_architecture", ""), str):
+        return False
+    classes = value.get("classes", [])
+    return isinstance(classes, list) and all(isinstance(name, str) for name in classes)
 
 
 def _first_difference(found: list[str], expected: list[str]) -> str:

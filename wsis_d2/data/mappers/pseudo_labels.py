@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
-from ...structures import decode_mask
+from ...structures import decode_mask, to_rle
 from .instances import InstanceMapper
 
 __all__ = ["ImageRegion", "PseudoLabelMapper", "add_loss_weights"]
@@ -107,10 +107,10 @@ class PseudoLabelMapper(InstanceMapper):
 
 
 def _union(annotations: list[dict], size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool, the pixels of any of the annotations, whose masks are RLEs."""
+    """(H, W) bool, the pixels of any of the annotations."""
     union = np.zeros(size, dtype=bool)
     for annotation in annotations:
-        union |= decode_mask(annotation["segmentation"])
+        union |= decode_mask(to_rle(annotation["segmentation"], size))
     return union
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from ...files import read_json
+from ...files import parse_yaml, read_json
 from .files import STAGE_FILE, StageState, deciding_config, outputs_exist
 
 #: Written into a stage's folder by its set-up.
@@ -31,7 +31,8 @@ def why_stage_runs(cfg: CfgNode, kind: str, state: StageState) -> str:
         return "not finished" if os.path.isdir(cfg.OUTPUT_DIR) else "never ran"
     if done.get("fingerprint") == state.fingerprint:
         return "" if outputs_exist(cfg.OUTPUT_DIR) else "what it made is gone"
-    before = done.get("parts", {})
+    before = done.get("parts")
+    before = before if isinstance(before, dict) else {}
     parts = [name for name, digest in state.parts.items() if before.get(name) != digest]
     changes = [name for name in parts if name != "config"] if before else []
     if not before or "config" in parts:
@@ -57,8 +58,8 @@ def _changed_keys(cfg: CfgNode, kind: str) -> list[str]:
 def _read_yaml(path: str) -> Any:
     try:
         with open(path, encoding="utf-8") as file:
-            return yaml.safe_load(file)
-    except (OSError, ValueError, yaml.YAMLError):
+            return parse_yaml(file.read())
+    except (OSError, ValueError):
         return {}
 
 

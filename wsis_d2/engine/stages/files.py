@@ -173,7 +173,7 @@ def read_outputs(folder: str) -> dict:
 def outputs_exist(folder: str) -> bool:
     """Whether everything that a stage has made is still there, at its size."""
     sizes = read_outputs(folder).get("files")
-    return sizes is not None and all(
+    return isinstance(sizes, dict) and all(
         _size(os.path.join(folder, name)) == size for name, size in sizes.items()
     )
 
@@ -181,7 +181,7 @@ def outputs_exist(folder: str) -> bool:
 def _size(path: str) -> int:
     try:
         return os.path.getsize(path)
-    except OSError:
+    except (OSError, ValueError):  # no file, or a name that no file has
         return -1
 
 

@@ -13,7 +13,7 @@ from ...data.catalog import did_you_mean
 from ...errors import UserError
 from ...structures import mask_area, to_rle
 from ...structures.masks import checked_size
-from ..coco_format import read_coco_json
+from ..coco_format import MAX_SCORE, read_coco_json
 
 TRAIN, VAL = "train", "val"
 
@@ -209,7 +209,7 @@ def _masks(
             _count(labels, "masks of other classes")
             continue
         score = annotation.get("score", 1.0)
-        if isinstance(score, bool) or not isinstance(score, int | float):
+        if isinstance(score, bool) or not isinstance(score, int | float) or abs(score) > MAX_SCORE:
             raise UserError(f"{where} has the score {score!r}: give a number")
         is_crowd = bool(annotation.get("iscrowd", 0))
         if not is_crowd and not score >= selection.min_score:
