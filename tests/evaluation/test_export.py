@@ -1,8 +1,10 @@
 """Pseudo labels in the formats of other tools, read again by readers that are not ours."""
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from conftest import json_values
 from detectron2.data.datasets import load_coco_json
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 from pycocotools import mask as mask_utils
@@ -477,7 +481,11 @@ def edited(**changes):
         (edited(images__0__height=0), "has no file_name, height and width"),
         (edited(images__0__file_name="c.png"), "'c.png' and 'c.jpg' would have the same name"),
         (edited(annotations__0__category_id=9), "annotation 1 .* has an unknown category"),
-        (edited(annotations__0__score="high"), "annotation 1 .* has the score 'high'"),
+        (edited(annotations__0__score="high"), "annotation 1 .* has a score that is no number"),
+        (edited(annotations__0__score=float("nan")), "annotation 1 .* has a score that is no num"),
+        (edited(images__0__file_name="a\n.jpg"), "name 'a.*.jpg' in .* cannot be shown"),
+        (edited(images__0__file_name=""), "is outside of the image folder"),
+        (edited(categories__0__name="\ud800"), "cannot be shown"),
         (edited(annotations__0__segmentation=[[1, 2]]), "annotation 1 .* is not a mask"),
         (edited(categories__0__name="cat"), "two categories of .* have one name"),
         ([], "not a COCO dataset file"),
@@ -489,6 +497,34 @@ def test_bad_labels(content, message, tmp_path):
         export_labels(tmp_path / "labels.json", "yolo-seg", tmp_path / "out")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(
+    place=st.sampled_from(
+        [
+            (key, field)
+            for key, entries in dataset().items()
+            if key != "info"
+            for field in entries[0]
+        ]
+    ),
+    value=json_values("size", "counts"),
+    name=st.sampled_from(list(EXPORT_FORMATS)),
+)
+def test_anything_is_exported_or_an_error_of_ours(labels, tmp_path, place, value, name):
+    key, field = place
+    labels.write_text(json.dumps(edited(**{f"{key}__0__{field}": value})))
+    with contextlib.suppress(UserError):
+        export_labels(labels, name, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+
+def test_masks_of_no_image_are_counted(labels, tmp_path):
+    labels.write_text(json.dumps(edited(annotations__0__image_id=7)))
+    summary = export_labels(labels, "coco-polygons", tmp_path / "out")
+    assert summary.startswith("5 masks of 3 images")
+    assert "left out: 1 masks of image 7, which is not listed" in summary
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,6 @@ def test_from_python(datasets_root, labels, tmp_path):
     written = json.loads(Path(result["json_file"]).read_text())
     assert len(written["images"]) == 16
     assert Path(result["json_file"]).parents[1] == tmp_path / "out"
-    assert result["metrics"]["pseudo_labels"]["pseudo_labels"]["images"] == 16
+    assert result["metrics"]["proposals"]["num_images"] == 16
     assert result["report"] == ""
     assert not (tmp_path / "out" / "mask_rcnn").exists()

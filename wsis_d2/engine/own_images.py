@@ -32,7 +32,8 @@ class PseudoLabels:
         label_maps: folder of semantic label maps, one PNG per image (0 background, c + 1 for the
             class c, 255 unknown); "" where the method makes none.
         report: HTML page with the figures and pictures of every step; "" without second stage.
-        metrics: stage -> its metrics, as far as there was something to measure against.
+        metrics: stage -> its metrics; of the masks there are some only with true ones to measure
+            against (the option DATASETS.OWN_TRAIN.GT_JSON).
     """
 
     json_file: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
@@ -126,18 +127,22 @@ def read_labels(path: str | os.PathLike, selection: Selection, val: str = "") ->
     """
     content = read_coco_json(path)
     names = {category["id"]: category["name"] for category in content["categories"]}
-    labels = LabelSet(content.get("info") or {}, _chosen_classes(path, names, selection.classes))
+    info = content.get("info")
+    classes = _chosen_classes(path, names, selection.classes)
+    labels = LabelSet(info if isinstance(info, dict) else {}, classes)
     by_image: dict[Hashable, list[dict]] = {}
     for annotation in content["annotations"]:
         by_image.setdefault(annotation["image_id"], []).append(annotation)
     for image in _images(path, content["images"]):
-        annotations = by_image.get(image.id, ())
+        annotations = by_image.pop(image.id, ())
         masks = tuple(_masks(path, image, annotations, names, labels, selection))
         image = replace(image, masks=masks)
         if image.objects or selection.keep_empty:
             labels.images.append(image)
         else:
             _count(labels, "images without a mask")
+    for annotation in itertools.chain.from_iterable(by_image.values()):
+        _count(labels, f"masks of image {annotation['image_id']!r}, which is not listed")
     if not labels.images:
         raise UserError(
             f"nothing of '{path}' is left to export: lower the least score and area, or name other "
@@ -161,6 +166,8 @@ def _chosen_classes(path, names: Mapping[Hashable, Any], chosen: Sequence[str]) 
     ids = {str(names[id_]): id_ for id_ in sorted(names, key=None if by_number else str)}
     if len(ids) < len(names):
         raise UserError(f"two categories of '{path}' have one name: give each its own")
+    for name in ids:
+        _check_printable(name, path)
     for name in chosen:
         if name not in ids:
             raise UserError(
@@ -168,6 +175,12 @@ def _chosen_classes(path, names: Mapping[Hashable, Any], chosen: Sequence[str]) 
                 f"choose of {', '.join(ids)}"
             )
     return {name: ids[name] for name in chosen} if chosen else ids
+
+
+def _check_printable(name: str, path) -> None:
+    """Names become lines of text files, tags of XML and files."""
+    if not name.isprintable():
+        raise UserError(f"the name {name!r} in '{path}' has characters that cannot be shown")
 
 
 def _images(path, entries: Sequence[Mapping[str, Any]]) -> Iterator[LabelImage]:
@@ -180,7 +193,8 @@ def _images(path, entries: Sequence[Mapping[str, Any]]) -> Iterator[LabelImage]:
             raise UserError(
                 f"image {entry['id']!r} of '{path}' has no file_name, height and width: add them"
             ) from None
-        if os.path.isabs(name) or name.split("/")[0] == os.pardir:
+        _check_printable(name, path)
+        if os.path.isabs(name) or name.split("/")[0] in (os.curdir, os.pardir):
             raise UserError(
                 f"image '{name}' of '{path}' is outside of the image folder: make its file_name "
                 "relative to that folder"
@@ -208,11 +222,9 @@ def _masks(
         if label is None:
             _count(labels, "masks of other classes")
             continue
-        score = annotation.get("score", 1.0)
-        if isinstance(score, bool) or not isinstance(score, int | float) or abs(score) > MAX_SCORE:
-            raise UserError(f"{where} has the score {score!r}: give a number")
+        score = _score(annotation, where)
         is_crowd = bool(annotation.get("iscrowd", 0))
-        if not is_crowd and not score >= selection.min_score:
+        if not is_crowd and score < selection.min_score:
             _count(labels, f"masks with a score below {selection.min_score:g}")
             continue
         try:
@@ -227,7 +239,17 @@ def _masks(
         elif area < selection.min_area and not is_crowd:
             _count(labels, f"masks of less than {selection.min_area:g} pixels")
         else:
-            yield LabelMask(label, rle, float(score), is_crowd)
+            yield LabelMask(label, rle, score, is_crowd)
+
+
+def _score(annotation: Mapping[str, Any], where: str) -> float:
+    try:
+        score = float(annotation.get("score", 1.0))
+    except (TypeError, ValueError, OverflowError):
+        score = math.nan
+    if not abs(score) <= MAX_SCORE:
+        raise UserError(f"{where} has a score that is no number: correct it")
+    return score
 
 
 def _val_names(names: Sequence[str], val: str) -> Collection[str]:
