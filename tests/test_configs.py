@@ -12,8 +12,9 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from fvcore.transforms import NoOpTransform
 
 from wsis_d2 import add_wsis_config
-from wsis_d2.engine import build_optimizer, load_config, load_recipe
-from wsis_d2.engine.own_images import CONFIG_FOLDER
+from wsis_d2.engine import build_optimizer, load_config
+from wsis_d2.recipes import load_recipe
+from wsis_d2.recipes.own_images import CONFIG_FOLDER
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted([*CONFIGS.rglob("recipe*.yaml"), *CONFIGS.rglob("self_training.yaml")])

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from wsis_d2.engine import pipeline
 from wsis_d2.engine.stages.files import StageState
 from wsis_d2.errors import UserError
 from wsis_d2.files import write_json
 from wsis_d2.first_machine import SIGNS_FILE, FirstMachine, signs_of_life
+from wsis_d2.recipes import run as runner
 
 
 @pytest.fixture
@@ -73,22 +73,22 @@ def _wait_and_go_on(recipe, stage, output, opts, resume, state):
     time.sleep(1)
     assert not (output / "after").exists()
     write_json(output / stage.name / "outputs.json", {"files": {}})  # it has made nothing
-    write_json(output / stage.name / pipeline.STAGE_FILE, {"fingerprint": state.fingerprint})
+    write_json(output / stage.name / runner.STAGE_FILE, {"fingerprint": state.fingerprint})
 
 
 def test_a_recipes_second_machine_waits_for_a_stage_of_the_first(
     tmp_path, monkeypatch, second_machine
 ):
-    monkeypatch.setattr(pipeline, "run_in_fresh_process", lambda run, args: run(*args))
-    monkeypatch.setattr(pipeline, "_run_stage", _wait_and_go_on)
-    stage = pipeline.Stage("masks", "proposals")
+    monkeypatch.setattr(runner, "run_in_fresh_process", lambda run, args: run(*args))
+    monkeypatch.setattr(runner, "_run_stage", _wait_and_go_on)
+    stage = runner.Stage("masks", "proposals")
     args = (None, stage, tmp_path, [], False, StageState("abc", {}))
 
     def run_second_machine():
-        pipeline._run_in_new_processes((1, 2, 1, "tcp://host:1"), stage, args)
+        runner._run_in_new_processes((1, 2, 1, "tcp://host:1"), stage, args)
         (tmp_path / "after").touch()
 
     waiting = second_machine.submit(run_second_machine)
-    pipeline._run_in_new_processes((1, 2, 0, "tcp://host:1"), stage, args)
+    runner._run_in_new_processes((1, 2, 0, "tcp://host:1"), stage, args)
     waiting.result(60)
     assert (tmp_path / "after").exists()

@@ -47,7 +47,6 @@ from wsis_d2.data import (
 from wsis_d2.data.image_files import read_image_sizes
 from wsis_d2.data.image_folder import ImageFolder
 from wsis_d2.data.shapes import _read_parameters
-from wsis_d2.engine import pipeline
 from wsis_d2.engine.setup import merged_config
 from wsis_d2.errors import UserError
 from wsis_d2.evaluation import LabelShards, evaluate_mask_files, shard_file
@@ -67,6 +66,8 @@ from wsis_d2.proposals import (
     load_hed,
 )
 from wsis_d2.proposals.contour_proposals import contours_from_file
+from wsis_d2.recipes import recipe as recipes
+from wsis_d2.recipes.run import _read_result
 from wsis_d2.structures import MaskProposals, encode_mask
 from wsis_d2.weights.checkpoint import WSISCheckpointer
 
@@ -622,9 +623,9 @@ def _recipe(folder: Path) -> Probe:
     heir = {"_BASE_": "base.yaml", "title": "x", "stages": {"first": options, "labels": None}}
 
     def read() -> None:
-        recipe = pipeline.load_recipe(str(path))
+        recipe = recipes.load_recipe(str(path))
         for stage in recipe.stages:
-            pipeline._config_arguments(recipe, stage, "/output", [])
+            recipes._config_arguments(recipe, stage, "/output", [])
             assert os.path.dirname(os.path.abspath(f"/output/{stage.name}")) == "/output"
 
     values = [base, heir]
@@ -641,7 +642,7 @@ def _stage_files(folder: Path) -> Probe:
 
     values = [result, outputs, {**result, **outputs}]
     files = [json.dumps(value).encode() for value in values]
-    return Probe(write, lambda: pipeline._read_result(str(folder), "f"), files, values)
+    return Probe(write, lambda: _read_result(str(folder), "f"), files, values)
 
 
 def _folder_of_files(folder: Path) -> Probe:
@@ -888,4 +889,4 @@ def test_cams_that_blow_up_are_refused_before(tmp_path, monkeypatch):
 def test_stage_json_that_is_no_object_is_none(tmp_path):
     for content in ("[]", "[" * 100_000, '{"fingerprint": "f"}'):
         (tmp_path / "stage.json").write_text(content)
-        assert pipeline._read_result(str(tmp_path), "f") == {}
+        assert _read_result(str(tmp_path), "f") == {}

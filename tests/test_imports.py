@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
     "__init__": 8,
     "benchmarks": 7,
+    "recipes": 7,
     "engine": 6,
     "report": 5,
     "labeling": 4,

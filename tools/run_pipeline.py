@@ -8,8 +8,9 @@ import openmp  # noqa: F401  (before torch)
 from detectron2.engine import default_argument_parser
 from tabulate import tabulate
 
-from wsis_d2.engine import plan_recipe, run_recipe, run_tool
+from wsis_d2.engine import run_tool
 from wsis_d2.files import free_space
+from wsis_d2.recipes import plan_recipe, run_recipe
 from wsis_d2.report.tables import headline, result_table
 
 

@@ -26,7 +26,7 @@ __all__ = ["PseudoLabels", "__version__", "add_wsis_config", "pseudo_label"]
 def __getattr__(name: str) -> Any:
     """What needs the engine, which those do not import who use models or layers alone."""
     if name in ("PseudoLabels", "pseudo_label"):
-        from .engine import own_images
+        from . import recipes
 
-        return getattr(own_images, name)
+        return getattr(recipes, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

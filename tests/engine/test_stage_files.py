@@ -6,10 +6,11 @@ import pytest
 from PIL import Image
 
 from wsis_d2.data import register_builtin_datasets
-from wsis_d2.engine.pipeline import Recipe, Stage, _read_result, stage_config
 from wsis_d2.engine.stages.files import digest_path, stage_state, write_outputs
 from wsis_d2.files import write_json
 from wsis_d2.proposals import build_proposal_source
+from wsis_d2.recipes import Recipe, Stage, stage_config
+from wsis_d2.recipes.run import _read_result
 
 CONFIG = "DATASETS:\n  TRAIN: ('shapes_train',)\nMODEL:\n  DEVICE: cpu\n"
 

@@ -16,8 +16,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from wsis_d2.data import register_builtin_datasets
 from wsis_d2.data.shapes import write_shapes
 from wsis_d2.engine import load_label_generator
-from wsis_d2.engine.pipeline import load_recipe, stage_config
 from wsis_d2.engine.supervision import build_supervision
+from wsis_d2.recipes import load_recipe, stage_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 

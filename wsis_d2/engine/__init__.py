@@ -1,4 +1,4 @@
-"""Trainer, stages, recipes and launch."""
+"""Trainer, stages and launch."""
 
 from ..weights.checkpoint import WSISCheckpointer
 from ..weights.pretrained import PixelStatistics, check_pixel_statistics, pretrained_pixel_stats
@@ -7,8 +7,6 @@ from .cli import run_tool
 from .hooks import MeanDisplacement
 from .launch import launch, launch_from_args, run_in_fresh_process
 from .lazy import evaluate_lazy, lazy_device, load_lazy_config, setup_lazy, train_lazy
-from .own_images import PseudoLabels, pseudo_label
-from .pipeline import load_recipe, plan_recipe, run_recipe
 from .setup import load_config, setup
 from .solver import build_lr_scheduler, build_optimizer, get_optimizer_params, one_cycle
 from .stages import (
@@ -28,7 +26,6 @@ from .trainer import Trainer
 __all__ = [
     "MeanDisplacement",
     "PixelStatistics",
-    "PseudoLabels",
     "Trainer",
     "WSISCheckpointer",
     "build_lr_scheduler",
@@ -45,7 +42,6 @@ __all__ = [
     "load_label_generator",
     "load_lazy_config",
     "load_multi_scale_cam",
-    "load_recipe",
     "make_cams",
     "make_proposals",
     "make_pseudo_labels",
@@ -53,11 +49,8 @@ __all__ = [
     "make_seeds",
     "merge_pseudo_labels",
     "one_cycle",
-    "plan_recipe",
     "pretrained_pixel_stats",
-    "pseudo_label",
     "run_in_fresh_process",
-    "run_recipe",
     "run_tool",
     "setup",
     "setup_lazy",

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from detectron2.engine import default_argument_parser
 
-from wsis_d2.engine import pipeline
-from wsis_d2.engine.pipeline import load_recipe, stage_config
 from wsis_d2.errors import UserError
+from wsis_d2.recipes import load_recipe, stage_config
+from wsis_d2.recipes import run as runner
 
 RECIPE = """
 title: A test
@@ -56,15 +56,15 @@ def test_options_with_mistakes(recipe, options, message):
 def test_a_recipe_may_end_early(recipe, tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(
-        pipeline, "_run_stages", lambda recipe, *_: ran.append([s.name for s in recipe.stages])
+        runner, "_run_stages", lambda recipe, *_: ran.append([s.name for s in recipe.stages])
     )
     for last_stage in ("", "first", "second"):
-        pipeline.run_recipe(
+        runner.run_recipe(
             str(tmp_path / "recipe.yaml"), str(tmp_path / "out"), last_stage=last_stage
         )
     assert ran == [["first", "second"], ["first"], ["first", "second"]]
     with pytest.raises(UserError, match="no stage 'third' to end with: choose one of first, seco"):
-        pipeline.run_recipe(str(tmp_path / "recipe.yaml"), str(tmp_path), last_stage="third")
+        runner.run_recipe(str(tmp_path / "recipe.yaml"), str(tmp_path), last_stage="third")
 
 
 @pytest.mark.parametrize(
@@ -79,23 +79,23 @@ def test_processes_are_started_for_the_device_of_their_stage(
     monkeypatch, recipe, options, expected, of_all
 ):
     devices = []
-    monkeypatch.setattr(pipeline, "launch", lambda *_, device, **__: devices.append(device))
+    monkeypatch.setattr(runner, "launch", lambda *_, device, **__: devices.append(device))
     for stage in recipe.stages:
         args = (recipe, stage, "/out", options, False, "fingerprint")
-        pipeline._run_in_new_processes((2, 1, 0, None), stage, args)
+        runner._run_in_new_processes((2, 1, 0, None), stage, args)
     assert devices == expected
     # torchrun's processes run all of them.
-    assert pipeline._group_device(recipe, "/out", options) == of_all
+    assert runner._group_device(recipe, "/out", options) == of_all
 
 
 @pytest.fixture
 def run(tmp_path, recipe, monkeypatch):
     """Run the recipe; gives the arguments of its processes, of which none is started."""
     started = []
-    monkeypatch.setattr(pipeline, "_run_stages", lambda *args: started.append(args[4].args[0]))
+    monkeypatch.setattr(runner, "_run_stages", lambda *args: started.append(args[4].args[0]))
 
     def run_recipe(**options):
-        pipeline.run_recipe(str(tmp_path / "recipe.yaml"), str(tmp_path / "out"), **options)
+        runner.run_recipe(str(tmp_path / "recipe.yaml"), str(tmp_path / "out"), **options)
         return started
 
     return run_recipe
@@ -112,7 +112,7 @@ def test_a_recipe_keeps_other_runs_from_its_folder(run, tmp_path, monkeypatch):
         assert folder == str(tmp_path / "out")
         raise UserError("in use")
 
-    monkeypatch.setattr(pipeline, "lock_folder", lock)
+    monkeypatch.setattr(runner, "lock_folder", lock)
     with pytest.raises(UserError, match="in use"):
         run()
     assert not list((tmp_path / "out").iterdir())

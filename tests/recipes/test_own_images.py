@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 import wsis_d2
-from wsis_d2.engine import own_images, pseudo_label
 from wsis_d2.errors import UserError
+from wsis_d2.recipes import own_images, pseudo_label
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from ...files import parse_yaml, read_json
-from .files import STAGE_FILE, StageState, deciding_config, outputs_exist
+from ..engine.stages.files import STAGE_FILE, StageState, deciding_config, outputs_exist
+from ..files import parse_yaml, read_json
 
 #: Written into a stage's folder by its set-up.
 CONFIG_FILE = "config.yaml"

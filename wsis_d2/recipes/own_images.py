@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..data.catalog import require_file, require_folder
+from ..engine.stages.pseudo_labels import PSEUDO_LABEL_FILE, sem_seg_folder
+from ..engine.stages.report import REPORT_FILE
 from ..errors import UserError
-from .pipeline import run_recipe
-from .stages.pseudo_labels import PSEUDO_LABEL_FILE, sem_seg_folder
-from .stages.report import REPORT_FILE
+from .run import run_recipe
 
 #: In the repository a link to its configs; in a wheel their copies.
 CONFIG_FOLDER = Path(__file__).parents[1] / "configs"

@@ -10,11 +10,11 @@ import pytest
 from conftest import ROOT
 
 from wsis_d2.data import register_builtin_datasets
-from wsis_d2.engine import load_recipe, plan_recipe
-from wsis_d2.engine.pipeline import PlannedStage, _references, stage_config
 from wsis_d2.engine.stages.files import STAGE_FILE, stage_state
 from wsis_d2.errors import UserError
 from wsis_d2.files import write_bytes, write_json, write_text
+from wsis_d2.recipes import PlannedStage, load_recipe, plan_recipe, stage_config
+from wsis_d2.recipes.recipe import references
 
 RECIPE = """
 title: A test
@@ -55,7 +55,7 @@ class Project:
             write_json(
                 made.with_name("outputs.json"), {"sha256": "0", "files": {made.name: 1000 * number}}
             )
-            inputs = _references(stage)
+            inputs = references(stage)
             state = stage_state(cfg, stage.run, inputs, str(self.output), fingerprints)
             fingerprints[stage.name] = state.fingerprint
             result = {**asdict(state), "seconds": 10.0 * number}
