@@ -369,6 +369,7 @@ def _pseudo_labels(folder: Path) -> Probe:
     )
 
     def read() -> None:
+        MetadataCatalog.pop(NAME, None)  # the classes of the example before
         register_pseudo_labels(NAME, str(path), str(folder), keep_candidates=True)
         for dataset_dict in DatasetCatalog.get(NAME):
             mapper(dataset_dict)
@@ -854,11 +855,13 @@ _DOCTYPE = '<!DOCTYPE a [<!ENTITY b "c">]>'
         (_proposal_cache, gzip.compress(b"x" * 99)[:12] + b"\xff" * 9, "is damaged"),
         (_proposal_cache, gzip.compress(bytes(2**26 + 1)), "more than 64 MiB"),
         (_proposal_cache, gzip.compress(b"[" * 100_000), "is damaged"),
+        (_coco_results, _with_score(1e308), "mask 0 of .*results.json.* is not finite"),
         (_mat, _mat_of_cells(2**31 - 1), "a.mat.* not as many cells"),
         (_cams, b"no archive", "a.npz' cannot be read"),
         (_pkl, pickle.dumps({}), "holds no weights"),
         (_pkl, pickle.dumps({"a": np.array([None])}), "holds a ndarray where weights"),
         (_config, b"[]", "config.yaml holds no config keys"),
+        (_config, b"SOLVER: {IMS_PER_BATCH: null}", "IMS_PER_BATCH is None: give 1 or more"),
         (_config, b"_BASE_: 5", "config.yaml is 5: name config files"),
         (_config, b"_BASE_: config.yaml", "config.yaml is its own base"),
         (_config, _ALIASES.replace("*a0", "x").encode(), "more than 100000 values"),

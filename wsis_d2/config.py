@@ -48,7 +48,7 @@ def check_counts(cfg: CN) -> None:
     """
     for key, least in LEAST.items():
         value = functools.reduce(CN.__getitem__, key.split("."), cfg)
-        if value < least:
+        if value is None or value < least:  # yacs lets None take any place
             raise UserError(f"{key} is {value}: give {least} or more")
 
 

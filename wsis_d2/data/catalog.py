@@ -104,8 +104,7 @@ def register_coco_json(
         require_file(json_file, f"the annotation file of dataset '{name}'")
         try:
             dicts = load_coco_json(json_file, image_root, name, [*EXTRA_KEYS, *extra_keys])
-            for dataset_dict in dicts:
-                _check_dict(dataset_dict)
+            _check_dicts(dicts)
         except _DAMAGES as error:
             raise UserError(
                 f"'{json_file}', the annotation file of dataset '{name}', is damaged or not in "
@@ -132,22 +131,34 @@ def register_coco_json(
     )
 
 
-def _check_dict(dataset_dict: dict) -> None:
+def _check_dicts(dataset_dicts: Sequence[dict]) -> None:
     """Raise one of :data:`_DAMAGES` where training would stumble over what a JSON says."""
-    size = checked_size((dataset_dict["height"], dataset_dict["width"]))
-    for annotation in dataset_dict["annotations"]:
-        box = annotation.get("bbox", (0, 0, 0, 0))
-        if len(box) != 4 or not all(map(math.isfinite, (*box, annotation.get("score", 1)))):
-            raise ValueError("a box or score is not finite")
-        candidates = annotation.get("candidates") or []
-        weights = [candidate["weight"] for candidate in candidates]
-        if candidates and not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
-            raise ValueError("the weights of an object's candidates are not finite or all 0")
-        for segmentation in (holder.get("segmentation") for holder in (annotation, *candidates)):
-            if segmentation is not None:
-                check_segmentation(segmentation, size)
-            if isinstance(segmentation, dict) and tuple(segmentation["size"]) != size:
-                raise ValueError(f"a mask has not the size {size} of its image")
+    for key in ("bbox", "segmentation"):
+        if len({key in a for d in dataset_dicts for a in d["annotations"]}) > 1:
+            raise ValueError(f"some of its annotations have no {key}")
+    for dataset_dict in dataset_dicts:
+        size = checked_size((dataset_dict["height"], dataset_dict["width"]))
+        for annotation in dataset_dict["annotations"]:
+            _check_annotation(annotation, size)
+
+
+def _check_annotation(annotation: dict, size: tuple[int, int]) -> None:
+    box = annotation.get("bbox", (0, 0, 0, 0))
+    if len(box) != 4 or not all(map(math.isfinite, (*box, annotation.get("score", 1)))):
+        raise ValueError("a box or score is not finite")
+    candidates = annotation.get("candidates") or []
+    weights = [candidate["weight"] for candidate in candidates]
+    if candidates and not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
+        raise ValueError("the weights of an object's candidates are not finite or all 0")
+    masks = [candidate["segmentation"] for candidate in candidates]
+    if not all(isinstance(mask, dict) for mask in masks):
+        raise ValueError("a candidate is no RLE")
+    if "segmentation" in annotation:
+        masks.append(annotation["segmentation"])
+    for mask in masks:
+        check_segmentation(mask, size)
+        if isinstance(mask, dict) and tuple(mask["size"]) != size:
+            raise ValueError(f"a mask has not the size {size} of its image")
 
 
 def require_dataset(name: str, key: str = "DATASETS.TRAIN/TEST") -> None:

@@ -231,7 +231,7 @@ def _check_work(count: int, size: tuple[int, int]) -> None:
 def _mat_scores(content: dict, count: int) -> np.ndarray:
     if "scores" not in content:
         return 1.0 - np.arange(count) / max(count, 1)
-    scores = _numeric(content["scores"], "scores").astype(np.float64).reshape(-1)
+    scores = _numeric(content["scores"], "scores").astype(np.float32).reshape(-1)
     if len(scores) != count:
         raise ValueError(f"it has {count} proposals but {len(scores)} scores")
     if not np.isfinite(scores).all():
@@ -268,7 +268,7 @@ def _ids(array: Any, name: str) -> np.ndarray:
 
 def _finite(value: Any) -> float:
     number = float(value)
-    if not np.isfinite(number):
+    if not abs(number) <= np.finfo(np.float32).max:  # that is what objectness is kept as
         raise ValueError(f"{value!r} is not finite")
     return number
 
