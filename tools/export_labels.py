@@ -2,6 +2,7 @@
 """Write pseudo labels as COCO polygons, or for YOLO, VOC, Label Studio or FiftyOne."""
 
 import argparse
+import math
 
 from wsis_d2.engine import run_tool
 from wsis_d2.evaluation.export import EXPORT_FORMATS, LOCAL_FILES, Selection, export_labels
@@ -15,7 +16,7 @@ def parse_args() -> argparse.Namespace:
     add("--output", required=True, metavar="DIR", help="folder to write, a new one")
     add("--images", default="", metavar="DIR", help="folder of the images, to be copied too")
     add("--link-images", action="store_true", help="symbolic links instead of copies")
-    add("--min-score", type=float, default=0.0, help="least score of a mask")
+    add("--min-score", type=float, default=-math.inf, help="least score of a mask")
     add("--min-area", type=float, default=0.0, metavar="PIXELS", help="least area of a mask")
     add("--classes", nargs="+", default=(), metavar="NAME", help="these alone, in this order")
     add("--keep-empty", action="store_true", help="export images without a mask, too")

@@ -361,6 +361,7 @@ def test_brush_of_long_runs():
 
 
 def test_label_studio(labels, photos, tmp_path):
+    labels.write_text(json.dumps(edited(annotations__0__score=-2, annotations__5__score=30)))
     export_labels(labels, "label-studio", tmp_path / "out", image_root=str(photos))
     tasks = json.loads((tmp_path / "out/tasks_train.json").read_text())
     config = ET.parse(tmp_path / "out/labeling_config.xml").getroot()

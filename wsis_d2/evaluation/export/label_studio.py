@@ -39,8 +39,9 @@ class LabelStudio(ExportFormat):
         versions = [str(labels.info[key]) for key in ("generator", "version") if key in labels.info]
         prediction = {
             "model_version": " ".join(versions) or "pseudo labels",
-            # Of the doubtful tasks first: what is the least certain of its masks?
-            "score": min((mask.score for mask in masks), default=0.0),
+            # By it tasks are sorted: how sure is the least certain mask? It has to be in 0 .. 1, as
+            # not every method's scores are.
+            "score": min(1.0, max(0.0, min((mask.score for mask in masks), default=0.0))),
             "result": [
                 _region(f"{image.id}-{number}", mask, image, labels.classes[mask.label])
                 for number, mask in enumerate(masks, start=1)

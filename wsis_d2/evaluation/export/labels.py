@@ -24,7 +24,8 @@ class Selection:
     """What is exported.
 
     Attributes:
-        min_score: masks below are left out; a mask without a score has 1.
+        min_score: masks below are left out; a mask without a score has 1. PRM's scores may be
+            negative.
         min_area: masks of fewer pixels are left out.
         classes: names of the classes to export, in the order that formats with numbered classes
             give them; empty: all, in the order of their ids.
@@ -32,14 +33,14 @@ class Selection:
             that shows nothing, and its labels say that it does show something.
     """
 
-    min_score: float = 0.0
+    min_score: float = -math.inf
     min_area: float = 0.0
     classes: Sequence[str] = ()
     keep_empty: bool = False
 
     def __post_init__(self):
         for name, value in (("score", self.min_score), ("area", self.min_area)):
-            if not math.isfinite(value):
+            if math.isnan(value):
                 raise UserError(f"the least {name} is {value}: give a number")
 
 
