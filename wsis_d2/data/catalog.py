@@ -148,11 +148,11 @@ def _check_annotation(annotation: dict, size: tuple[int, int]) -> None:
         raise ValueError("a box or score is not finite")
     candidates = annotation.get("candidates") or []
     weights = [candidate["weight"] for candidate in candidates]
-    if candidates and not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
+    if candidates and not (all(map(math.isfinite, weights)) and min(weights) >= 0 < sum(weights)):
         raise ValueError("the weights of an object's candidates are not finite or all 0")
     masks = [candidate["segmentation"] for candidate in candidates]
-    if not all(isinstance(mask, dict) for mask in masks):
-        raise ValueError("a candidate is no RLE")
+    if not all(isinstance(mask["counts"], str) for mask in masks):
+        raise ValueError("a candidate is no compressed RLE")
     if "segmentation" in annotation:
         masks.append(annotation["segmentation"])
     for mask in masks:
