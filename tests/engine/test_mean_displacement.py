@@ -206,3 +206,33 @@ def test_checkpoint_of_a_classifier_starts_the_backbone(shapes, seeds, tmp_path)
     trainer.resume_or_load(resume=False)
     for key, value in classifier.backbone.state_dict().items():
         assert torch.equal(trainer.model.backbone.state_dict()[key], value), key
+
+
+class _Diverged(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean_displacement", torch.zeros(2))
+
+    def raw_displacements(self, inputs):
+        return [torch.full((2, 3, 3), x["displacement"]) for x in inputs]
+
+
+def test_a_mean_that_is_not_finite_is_refused():
+    class Loader(list):
+        dataset = range(2)
+
+    model = _Diverged()
+    loader = Loader([{"displacement": number}] for number in (1.0, float("nan")))
+    hook = MeanDisplacement(model, lambda: loader)
+    with pytest.raises(UserError, match="displacements are no finite numbers"):
+        hook.update()
+    assert torch.equal(model.mean_displacement, torch.zeros(2))
+
+
+def test_training_that_diverges_stops(shapes, seeds, tmp_path):
+    cfg = config(tmp_path, seeds, "SOLVER.BASE_LR", "1e30")
+    with pytest.raises(
+        UserError, match=r"training diverged: loss.* in iteration \d on images .*jpg"
+    ):
+        train(cfg)
+    assert not (tmp_path / "model_final.pth").exists()

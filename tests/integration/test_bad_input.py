@@ -549,6 +549,12 @@ CASES = [
         _write("output/classifier", b"a file where the first stage's folder would be"),
     ),
     Case(
+        "training that diverges",
+        "train_net.py",
+        _train("SOLVER.BASE_LR", "1e30"),
+        ("training diverged: loss_cls nan in iteration", "{root}/images/", "no checkpoint yet"),
+    ),
+    Case(
         "flag after the config keys",
         "train_net.py",
         _train("--resume"),
