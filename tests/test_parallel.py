@@ -1,6 +1,5 @@
 """The same work on many images: one process or several, failures collected in one sentence."""
 
-import multiprocessing
 import os
 import signal
 
@@ -43,9 +42,7 @@ def _die(task) -> str:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_that_is_killed_is_said(monkeypatch):
-    fork = multiprocessing.get_context("fork")  # which starts at once
-    monkeypatch.setattr(multiprocessing, "get_context", lambda _: fork)
+def test_a_process_that_is_killed_is_said():
     with pytest.raises(UserError, match="a process that made seeds was ended by a signal"):
         for_each_image(_die, range(32), "seeds", 2)
 
