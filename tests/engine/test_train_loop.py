@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -130,23 +131,27 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    """No file may be as large as a checkpoint: as on a full disk, writing it fails on the way."""
+    """No file may be as large as a checkpoint: as on a full disk, writing it fails on the way.
+
+    Not longer than it must: what pytest prints may be a file, too.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, ignored)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_those_that_are_there(tmp_path, request):
+def test_a_checkpoint_that_cannot_be_written_leaves_those_that_are_there(tmp_path):
     with pytest.raises(Terminated):
         _train(tmp_path, {5: _terminate})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    request.getfixturevalue("small_files")
-    with pytest.raises(UserError) as error:
+    with small_files(), pytest.raises(UserError) as error:
         _train(tmp_path, {}, resume=True)
     message = str(error.value)
     assert f"checkpoint '{tmp_path}/model_final.pth' cannot be written (File too large)" in message

@@ -372,7 +372,7 @@ CASES = [
         "unknown source of proposals",
         "make_pseudo_labels.py",
         _make_labels("PROPOSALS.SOURCE", "mcg"),
-        ("'mcg'", "builtin, coco_json, mat, sam"),
+        ("'mcg'", "builtin, coco_json, mat, prompted, sam"),
     ),
     Case(
         "unknown label generator",

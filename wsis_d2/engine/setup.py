@@ -106,6 +106,8 @@ def _check_config_file(path: str, heirs: tuple[str, ...] = ()) -> None:
     where = f"config file {path}"
     if os.path.realpath(path) in map(os.path.realpath, heirs):
         raise UserError(f"{where} is its own base ({' -> '.join((*heirs, path))}): correct _BASE_")
+    if heirs:
+        where += f", a base of {heirs[-1]},"
     try:
         content = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
