@@ -204,7 +204,7 @@ def test_files_by_config(tmp_path):
 
 
 def test_unknown_source_lists_the_known_ones():
-    with pytest.raises(UserError, match="builtin, coco_json, mat, sam"):
+    with pytest.raises(UserError, match="builtin, coco_json, mat, prompted, sam"):
         build_proposal_source(config(SOURCE="sharpmask"))
 
 
