@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from wsis_d2.data import register_builtin_datasets
 from wsis_d2.data.shapes import write_shapes
+from wsis_d2.folder_lock import unlock_folders
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -133,6 +134,7 @@ def tool_in_process(datasets_root, monkeypatch, capsys, fresh_loggers):
         capsys.readouterr()
         with pytest.raises(SystemExit) as exit_:
             runpy.run_path(str(ROOT / "tools" / name), run_name="__main__")
+        unlock_folders()  # which the end of the process would do
         return exit_.value.code, capsys.readouterr().err
 
     return run

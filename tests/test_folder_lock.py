@@ -10,7 +10,7 @@ import pytest
 
 from wsis_d2 import folder_lock
 from wsis_d2.errors import UserError
-from wsis_d2.folder_lock import LOCK_FILE, lock_folder
+from wsis_d2.folder_lock import LOCK_FILE, lock_folder, unlock_folders
 
 
 @pytest.fixture
@@ -59,6 +59,14 @@ def test_what_a_dead_run_left_is_taken_over(tmp_path, fork):
     _kill(fork(lambda: lock_folder(tmp_path)))
     lock_folder(tmp_path)
     assert (tmp_path / LOCK_FILE).read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_a_process_that_goes_on_may_let_others_have_its_folders(tmp_path, fork):
+    lock_folder(tmp_path)
+    unlock_folders()
+    _kill(fork(lambda: lock_folder(tmp_path)))
+    assert not (tmp_path / LOCK_FILE).read_text().startswith(f"process {os.getpid()} on ")
+    lock_folder(tmp_path)
 
 
 def test_a_run_may_lock_its_folder_again_and_other_folders(tmp_path, fork):

@@ -10,10 +10,9 @@ import openmp  # noqa: F401  (before torch)
 import torch
 
 from wsis_d2 import __version__
-from wsis_d2.benchmarks import read_results
 from wsis_d2.engine import run_tool
 from wsis_d2.errors import UserError
-from wsis_d2.files import write_json
+from wsis_d2.files import load_json, write_json
 
 
 def test_results(path: Path) -> dict[str, dict]:
@@ -34,7 +33,7 @@ def test_results(path: Path) -> dict[str, dict]:
 def main(args) -> None:
     tests = test_results(Path(args.folder, "tests.xml"))
     benchmark_file = Path(args.folder, "benchmarks.json")
-    benchmarks = read_results(str(benchmark_file)) if benchmark_file.exists() else []
+    benchmarks = load_json(benchmark_file) if benchmark_file.exists() else []
     cuda = torch.cuda.is_available()
     report = {
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],

@@ -61,3 +61,10 @@ def lock_folder(folder: str | os.PathLike) -> None:
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+def unlock_folders() -> None:
+    """Let other processes have all folders that :func:`lock_folder` has kept for this one, which
+    goes on with other work."""
+    while _HELD:
+        os.close(_HELD.popitem()[1])

@@ -15,6 +15,7 @@ from ..data.catalog import require_file, require_folder
 from ..engine.stages.pseudo_labels import PSEUDO_LABEL_FILE, sem_seg_folder
 from ..engine.stages.report import REPORT_FILE
 from ..errors import UserError
+from ..folder_lock import unlock_folders
 from .run import run_recipe
 
 #: In the repository a link to its configs; in a wheel their copies.
@@ -97,15 +98,18 @@ def pseudo_label(
         "DATASETS.OWN_TRAIN.CLASSES": tuple(classes),
         **(options or {}),
     }
-    with _no_main_module():
-        results = run_recipe(
-            recipe,
-            os.fspath(output),
-            num_gpus=num_gpus,
-            resume=resume,
-            opts=[item for pair in opts.items() for item in pair],
-            last_stage="" if second_stage else _LABEL_STAGE,
-        )
+    try:
+        with _no_main_module():
+            results = run_recipe(
+                recipe,
+                os.fspath(output),
+                num_gpus=num_gpus,
+                resume=resume,
+                opts=[item for pair in opts.items() for item in pair],
+                last_stage="" if second_stage else _LABEL_STAGE,
+            )
+    finally:
+        unlock_folders()  # the caller may go on for long
     output = os.path.abspath(output)
     json_file = os.path.join(output, _LABEL_STAGE, PSEUDO_LABEL_FILE)
     label_maps = sem_seg_folder(json_file)
