@@ -38,14 +38,22 @@ class _Evaluations(list):
         return {}
 
 
+class _Batches:
+    """Two images for each iteration from ``start`` on, which may be set until the first is asked
+    for."""
+
+    start = 0
+
+    def __iter__(self):
+        for i in range(self.start, NUM_ITERATIONS):
+            yield [{"file_name": f"{2 * i + j}.jpg", "number": 2 * i + j} for j in range(2)]
+
+
 def _train(folder, at, period=100, resume=False, evaluations=None):
     """Two images in each iteration, 0 and 1 in the first; returns the last weight."""
     folder.mkdir(exist_ok=True)
     net = _Net(at)
-    batches = [
-        [{"file_name": f"{2 * i + j}.jpg", "number": 2 * i + j} for j in range(2)]
-        for i in range(NUM_ITERATIONS)
-    ]
+    batches = _Batches()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
     loop = SimpleTrainer(net, batches, optimizer)
     checkpointer = WSISCheckpointer(net, str(folder), trainer=loop)
@@ -57,9 +65,8 @@ def _train(folder, at, period=100, resume=False, evaluations=None):
     insert_stop_on_sigterm(registered, checkpointer)
     loop.register_hooks(registered)
     checkpointer.resume_or_load("", resume=resume)
-    start = loop.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    loop._data_loader_iter = iter(batches[start:])
-    loop.train(start, NUM_ITERATIONS)
+    batches.start = loop.iter + 1 if resume and checkpointer.has_checkpoint() else 0
+    loop.train(batches.start, NUM_ITERATIONS)
     return net.weight.item()
 
 
