@@ -100,7 +100,7 @@ class Supervision(ABC):
         share = deal_images(images, comm.get_world_size())[comm.get_rank()]
         return build_detection_test_loader(
             # Detectron2 cannot serialize an empty list: that of a process without an image.
-            dataset=DatasetFromList(share, serialize=False),
+            dataset=DatasetFromList(share, copy=False, serialize=bool(share)),
             mapper=self.label_mapper(is_train=False),
             sampler=range(len(share)),
             num_workers=self.cfg.DATALOADER.NUM_WORKERS,

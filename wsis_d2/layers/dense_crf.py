@@ -108,12 +108,12 @@ def dense_crf_from_scores(
     return refined if isinstance(given, Tensor) else refined.numpy()
 
 
-def _infer(image: np.ndarray | Tensor, probabilities: Tensor, settings: CRFSettings) -> Tensor:
+def _infer(image: Tensor, probabilities: Tensor, settings: CRFSettings) -> Tensor:
     """Mean-field inference from (L, H, W) or (N, L, H, W) probabilities above 0."""
     log_probabilities = probabilities.log().float()
     shape = log_probabilities.shape
     log_probabilities = log_probabilities.reshape(-1, *shape[-3:])
-    if not probabilities.is_cuda:
+    if probabilities.device.type == "cpu":
         try:
             return infer_by_library(image, log_probabilities, settings).view(shape)
         except ImportError:
