@@ -20,6 +20,7 @@ from .patient import PatientEvaluators
 from .proposal_quality import evaluate_proposals, format_proposal_metrics
 from .pseudo_label_file import PseudoLabelFile
 from .pseudo_label_writer import PseudoLabelWriter, ShardLabelWriter
+from .reviewed_labels import apply_review
 from .sem_seg_writer import SemSegLabelWriter
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "PseudoLabelWriter",
     "SemSegLabelWriter",
     "ShardLabelWriter",
+    "apply_review",
     "confusion_matrix",
     "count_errors",
     "evaluate_coco",
