@@ -372,7 +372,7 @@ def test_report_of_a_method(
     html = (tmp_path / "r.html").read_text(encoding="utf-8")
     steps = METHODS[generator].steps
     for title in [step.title for step in steps] + [network, "Ground truth"]:
-        assert html.count(f'<th scope="col">{title}</th>') >= 1, title
+        assert html.count(f'<p class="step">{title}</p>') >= 2, title
     assert f"Held-out images of {test}" in html
     # Two images each: all steps (the seeds are missing) and the outcome; held out: three panels.
     assert html.count("data:image/") == 2 * (len(steps) - 1 + 2) + 2 * 3

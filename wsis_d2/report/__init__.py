@@ -1,5 +1,6 @@
 """The report of a recipe: its page, tables, and the steps of every method as pictures."""
 
+from .dataset_tables import dataset_tables
 from .page import (
     ReportColumn,
     ReportNumber,
@@ -10,23 +11,32 @@ from .page import (
     write_report,
 )
 from .panels import Example
-from .steps import PICTURE, SECOND_STAGES, Step, generator_name, method_of
+from .pseudo_masks import PseudoMasks, review_task
+from .review_section import ReviewImage, ReviewMask, ReviewTask
+from .steps import PICTURE, PSEUDO_MASKS_OF_FILE, SECOND_STAGES, Step, generator_name, method_of
 from .tables import headline, tables
 
 __all__ = [
     "PICTURE",
+    "PSEUDO_MASKS_OF_FILE",
     "SECOND_STAGES",
     "Example",
+    "PseudoMasks",
     "ReportColumn",
     "ReportNumber",
     "ReportPanel",
     "ReportRow",
     "ReportSection",
     "ReportTable",
+    "ReviewImage",
+    "ReviewMask",
+    "ReviewTask",
     "Step",
+    "dataset_tables",
     "generator_name",
     "headline",
     "method_of",
+    "review_task",
     "tables",
     "write_report",
 ]

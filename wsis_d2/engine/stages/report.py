@@ -1,4 +1,4 @@
-"""The report of a recipe: its figures, and a dozen images through every step."""
+"""The report of a recipe: its figures, masks to be reviewed, a dozen images through every step."""
 
 from __future__ import annotations
 
@@ -13,28 +13,39 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 
 from ... import __version__
-from ...data import dataset_dicts, label_dataset_name
+from ...data import (
+    Review,
+    dataset_dicts,
+    ground_truth_json,
+    label_dataset_name,
+    make_image_level,
+    read_review,
+)
 from ...engine.trainer import build_checkpointer
 from ...errors import UserError
 from ...files import file_sha256, read_json
 from ...images import read_image
 from ...report import (
     PICTURE,
+    PSEUDO_MASKS_OF_FILE,
     SECOND_STAGES,
     Example,
+    PseudoMasks,
     ReportNumber,
     ReportRow,
     ReportSection,
     Step,
+    dataset_tables,
     generator_name,
     headline,
     method_of,
+    review_task,
     tables,
     write_report,
 )
 from ..setup import load_config
 from ..supervision import build_supervision
-from .pseudo_labels import load_label_generator
+from .pseudo_labels import PSEUDO_LABEL_FILE, load_label_generator
 
 #: In a recipe's output folder.
 REPORT_FILE = "report.html"
@@ -93,7 +104,28 @@ def make_report(
 
     outcome = (second_stage.prediction, second_stage.truth)
     held_out_steps = (PICTURE, *outcome)
-    sections = []
+    masks = _pseudo_masks(labels_folder, name) if supervision == "masks" else None
+    measured = tables(results)
+    sections = [_dataset_section(name, classes, masks)]
+    sections += [ReportSection("Measurements", tables=measured)] if measured else []
+    if masks is not None:
+        done = _heeded_review(detector_cfg, masks.file)
+        sections.append(_review_section(masks, name, classes, predict, done))
+        load_truth = second_stage.load_truth(name)
+        sections += _failure_sections(masks, name, classes, predict, load_truth, outcome)
+    steps = (*method.steps, *outcome)
+    sections.append(
+        ReportSection(
+            "Step by step",
+            columns=[step.column for step in steps],
+            rows=[
+                _row(steps, x)
+                for x in _labelled_examples(
+                    labels_cfg, name, classes, predict, second_stage.load_truth(name), count
+                )
+            ],
+        )
+    )
     for test_name in detector_cfg.DATASETS.TEST:
         load_truth = second_stage.load_truth(test_name)
         examples = (
@@ -108,19 +140,11 @@ def make_report(
             )
         )
 
-    steps = (*method.steps, *outcome)
     write_report(
         path,
         title,
         summary=method.summary + second_stage.summary,
-        tables=tables(results),
-        rows=[
-            _row(steps, x)
-            for x in _labelled_examples(
-                labels_cfg, name, classes, predict, second_stage.load_truth(name), count
-            )
-        ],
-        columns=[step.column for step in steps],
+        sections=sections,
         headline=[ReportNumber(label, value, "%") for label, _, value in headline(results)],
         provenance={
             "Generator": generator_name(labels_cfg),
@@ -130,8 +154,90 @@ def make_report(
             "Versions": f"wsis_d2 {__version__}, detectron2 {detectron2_version}, "
             f"torch {torch.__version__}",
         },
-        sections=sections,
     )
+
+
+def _dataset_section(name: str, classes: Sequence[str], masks: PseudoMasks | None) -> ReportSection:
+    dicts = make_image_level(dataset_dicts(name))
+    sizes = [(d["height"], d["width"]) for d in dicts if {"height", "width"} <= set(d)]
+    counts = masks.count() if masks is not None else []
+    return ReportSection(
+        "Dataset",
+        f"{name}: {len(dicts):,} images were labelled.",
+        tables=dataset_tables(dicts, classes, sizes, counts),
+    )
+
+
+def _pseudo_masks(labels_folder: str, name: str) -> PseudoMasks | None:
+    """The masks of the labels stage, None where they are gone."""
+    path = os.path.join(labels_folder, PSEUDO_LABEL_FILE)
+    return PseudoMasks(path, ground_truth_json(name)) if os.path.isfile(path) else None
+
+
+def _heeded_review(cfg: CfgNode, labels_file: str) -> Review | None:
+    """The review by which the second stage learned, where it is still that of these labels."""
+    path = cfg.DATASETS.PSEUDO.REVIEW
+    if not path:
+        return None
+    try:
+        review = read_review(path)
+        review.check_file(labels_file)
+    except UserError:
+        return None
+    return review
+
+
+def _review_section(
+    masks: PseudoMasks,
+    name: str,
+    classes: Sequence[str],
+    predict: Callable[[dict], dict],
+    done: Review | None,
+) -> ReportSection:
+    text = (
+        "Decide which pseudo masks the second stage is to learn from, download the decisions as "
+        "review.json, and run the recipe again with --review review.json: what comes before the "
+        "second stage is not run again."
+    )
+    if done is not None:
+        text += " The decisions that this round heeded are below, as far as they have a picture."
+    records = {d["image_id"]: d for d in dataset_dicts(name)}
+    return ReportSection("Review", text, review=review_task(masks, records, classes, predict, done))
+
+
+def _failure_sections(
+    masks: PseudoMasks,
+    name: str,
+    classes: Sequence[str],
+    predict: Callable[[dict], dict],
+    load_truth: Callable[[dict], object],
+    outcome: Sequence[Step],
+    count: int = 8,
+) -> list[ReportSection]:
+    """One section with the images whose true masks are covered worst, none without truth."""
+    records = {d["image_id"]: d for d in dataset_dicts(name)}
+    steps = (PICTURE, PSEUDO_MASKS_OF_FILE, *outcome)
+    rows = []
+    for image_id, iou in masks.failures(count):
+        if image_id not in records:
+            continue
+        d = records[image_id]
+        image = read_image(d["file_name"], "RGB")
+        labels = {"instances": masks.instances(image_id, image.shape[:2])}
+        x = Example(d, image, classes, predict(d), load_truth(d), labels)
+        panels = [step.draw(x) for step in steps]
+        rows.append(ReportRow(f"{x.name}: mean IoU of the true masks {100 * iou:.0f} %", panels))
+    if not rows:
+        return []
+    return [
+        ReportSection(
+            "Failure cases",
+            "The labelled images whose true masks the pseudo masks cover worst: the mean over an "
+            "image's true masks of the highest IoU with a pseudo mask of their class.",
+            columns=[step.column for step in steps],
+            rows=rows,
+        )
+    ]
 
 
 def _labelled_examples(
