@@ -67,7 +67,7 @@ def files(tmp_path):
 def test_agreement_with_the_truth(files):
     masks = PseudoMasks(*files)
     assert masks.classes == {3: "ant", 7: "bee"}
-    assert masks.count() == [3, 2]
+    assert masks.count(["bee", "ant", "cat"]) == [2, 3, 0]
     found = {m.id: (m.label, m.truth) for ms in masks.by_image.values() for m in ms}
     bee = TRUTHS[0][2]
     assert found == {
@@ -90,12 +90,13 @@ def test_without_truth_nothing_is_a_failure(files):
 
 
 def test_masks_as_instances(files):
-    instances = PseudoMasks(*files).instances(1, (HEIGHT, WIDTH))
+    masks = PseudoMasks(*files)
+    instances = masks.instances(1, (HEIGHT, WIDTH), ["bee", "cat", "ant"])
     expected = [mask for image_id, _, mask, _ in LABELS if image_id == 1]
     assert (instances.pred_masks.numpy() == np.stack(expected)).all()
-    assert instances.pred_classes.tolist() == [1, 1, 0]
+    assert instances.pred_classes.tolist() == [0, 0, 2]
     assert instances.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
-    assert len(PseudoMasks(*files).instances(4, (HEIGHT, WIDTH))) == 0
+    assert len(masks.instances(4, (HEIGHT, WIDTH), CLASSES)) == 0
 
 
 def _task(files, tmp_path, truth=True, **options):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +27,7 @@ from .review_section import ReviewImage, ReviewMask, ReviewTask
 
 #: So many images are shown for review at most: their pictures are in the page, and the student
 #: looks at each of them.
-MAX_IMAGES = 500
+MAX_IMAGES = 300
 #: Of these pictures, in pixels.
 LONG_SIDE = 320
 #: In their pixels: how far an outline may be from the mask's.
@@ -40,7 +42,7 @@ class PseudoMask:
 
     Attributes:
         id: of its annotation.
-        label: contiguous class id.
+        label: index in :attr:`PseudoMasks.classes`.
         score: its score.
         rle: its pixels.
         truth: highest IoU with a true mask of its class; None where none are known of the image.
@@ -61,9 +63,9 @@ class PseudoMasks:
         truth_file: COCO dataset file of true masks, which may list other images; "": none.
 
     Attributes:
-        classes: category id -> name, in the order of the contiguous ids.
+        classes: category id -> name, in the order in which Detectron2 numbers them.
         by_image: image id -> its masks, for all images of the file.
-        truths: image id -> (contiguous class id, RLE) of its true masks; only images that the
+        truths: image id -> (index of the class, RLE) of its true masks; only images that the
             truth lists.
     """
 
@@ -72,7 +74,7 @@ class PseudoMasks:
         found, content = load_coco_detections(labels_file)
         annotations = [a for a in content["annotations"] if not a.get("iscrowd", 0)]
         names = {category["id"]: category["name"] for category in content["categories"]}
-        self.classes = {id_: names[id_] for id_ in sorted(names)}  # as Detectron2 numbers them
+        self.classes = {id_: names[id_] for id_ in sorted(names)}
         labels = {category_id: label for label, category_id in enumerate(self.classes)}
         self.truths = _truths(truth_file, labels) if truth_file else {}
         self.by_image: dict[Hashable, list[PseudoMask]] = {i["id"]: [] for i in content["images"]}
@@ -87,10 +89,11 @@ class PseudoMasks:
                 PseudoMask(id_, label, mask["score"], mask["segmentation"], truth)
             )
 
-    def count(self) -> list[int]:
-        """Number of masks per class."""
-        labels = [mask.label for masks in self.by_image.values() for mask in masks]
-        return np.bincount(labels, minlength=len(self.classes)).tolist()
+    def count(self, class_names: Sequence[str]) -> list[int]:
+        """Number of masks of each of these classes."""
+        names = list(self.classes.values())
+        counts = Counter(names[m.label] for masks in self.by_image.values() for m in masks)
+        return [counts[name] for name in class_names]
 
     def failures(self, count: int) -> list[tuple[Hashable, float]]:
         """The images whose true objects are covered worst.
@@ -114,14 +117,18 @@ class PseudoMasks:
             covered.append((image_id, float(np.mean(best))))
         return sorted(covered, key=lambda item: item[1])[:count]
 
-    def instances(self, image_id: Hashable, size: tuple[int, int]) -> Instances:
+    def instances(
+        self, image_id: Hashable, size: tuple[int, int], class_names: Sequence[str]
+    ) -> Instances:
         """An image's masks as a label generator gives them.
 
         Args:
             image_id: the image.
             size: its (height, width).
+            class_names: in the order of the generator's class ids, which may be another one.
         """
         masks = self.by_image[image_id]
+        class_ids = [list(class_names).index(name) for name in self.classes.values()]
         pixels = np.zeros((len(masks), *size), dtype=bool)
         for pixel, mask in zip(pixels, masks):
             pixel[:] = decode_mask(mask.rle)
@@ -129,7 +136,7 @@ class PseudoMasks:
             size,
             pred_masks=torch.from_numpy(pixels),
             scores=torch.tensor([mask.score for mask in masks]),
-            pred_classes=torch.tensor([mask.label for mask in masks], dtype=torch.int64),
+            pred_classes=torch.tensor([class_ids[m.label] for m in masks], dtype=torch.int64),
         )
 
 
@@ -180,7 +187,7 @@ def review_task(
         image = read_image(record["file_name"], "RGB")
         image = resize_image(image, min(1.0, LONG_SIDE / max(image.shape[:2])))
         labels = [class_names[c] for c in record.get("image_labels", ())]
-        images.append(ReviewImage(str(record["file_name"]).rsplit("/", 1)[-1], image, labels))
+        images.append(ReviewImage(os.path.basename(record["file_name"]), image, labels))
         students = _student_agreements(found, predict(record)["instances"])
         reviewed += [
             ReviewMask(

@@ -2,7 +2,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("review-data").textContent);
   const $ = (name) => document.getElementById("review-" + name);
-  const SVG = "http://www.w3.org/2000/svg";
+  const SVG = $("stage").firstElementChild.namespaceURI;
   const PER_PAGE = 60;
   const KEPT = "wsis_d2 review " + data.labels_sha256;
   // The rest of the alphabet is for classes.
@@ -129,6 +129,7 @@
     const path = document.createElementNS(SVG, "path");
     path.setAttribute("d", mask.outline);
     svg.append(image, path);
+    svg.setAttribute("aria-hidden", "true"); // what it shows is said beside it
     return svg;
   };
 

@@ -148,7 +148,7 @@ accept=".json,application/json"></label>
 <p class="status" id="review-status" role="status"></p>
 <div class="desk" id="review-work">
 <div class="viewer">
-<div class="stage" id="review-stage"></div>
+<div class="stage" id="review-stage"><svg></svg></div>
 <p class="facts-of-mask" id="review-facts" aria-live="polite"></p>
 <div class="acts">
 <button type="button" id="review-accept">Accept <kbd>a</kbd></button>

@@ -64,9 +64,11 @@ dl, dd { margin: 0; }
 .table tbody tr:last-child > * { border-bottom: 1px solid var(--text); }
 /* The names of the rows stay in sight. */
 .table th:first-child { position: sticky; left: 0; background: var(--page); }
+.table .upright thead tr { border-block: 1px solid var(--text); border-bottom-color: var(--rule); }
+.table .upright thead th { border: 0; }
 .table .upright thead th + th {
   padding: .35rem 0; writing-mode: vertical-rl; rotate: 180deg; text-align: left;
-  border-block: 0; border-inline: 0; white-space: nowrap;
+  white-space: nowrap;
 }
 .table .upright td { min-width: 2.25rem; padding-left: .5rem; }
 .table .number {

@@ -160,7 +160,7 @@ def make_report(
 def _dataset_section(name: str, classes: Sequence[str], masks: PseudoMasks | None) -> ReportSection:
     dicts = make_image_level(dataset_dicts(name))
     sizes = [(d["height"], d["width"]) for d in dicts if {"height", "width"} <= set(d)]
-    counts = masks.count() if masks is not None else []
+    counts = masks.count(classes) if masks is not None else []
     return ReportSection(
         "Dataset",
         f"{name}: {len(dicts):,} images were labelled.",
@@ -223,7 +223,7 @@ def _failure_sections(
             continue
         d = records[image_id]
         image = read_image(d["file_name"], "RGB")
-        labels = {"instances": masks.instances(image_id, image.shape[:2])}
+        labels = {"instances": masks.instances(image_id, image.shape[:2], classes)}
         x = Example(d, image, classes, predict(d), load_truth(d), labels)
         panels = [step.draw(x) for step in steps]
         rows.append(ReportRow(f"{x.name}: mean IoU of the true masks {100 * iou:.0f} %", panels))
