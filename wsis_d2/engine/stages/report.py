@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,6 +34,7 @@ from ...report import (
     Example,
     PseudoMasks,
     ReportNumber,
+    ReportPanel,
     ReportRow,
     ReportSection,
     Step,
@@ -101,45 +104,20 @@ def make_report(
     predict = _predictor(detector_cfg)
     name = label_dataset_name(labels_cfg)
     classes = list(MetadataCatalog.get(name).thing_classes)
-
+    labelled = _Images(name, classes, predict, second_stage.load_truth(name))
     outcome = (second_stage.prediction, second_stage.truth)
-    held_out_steps = (PICTURE, *outcome)
     masks = _pseudo_masks(labels_folder, name) if supervision == "masks" else None
+
+    sections = [_dataset_section(labelled, masks)]
     measured = tables(results)
-    sections = [_dataset_section(name, classes, masks)]
     sections += [ReportSection("Measurements", tables=measured)] if measured else []
     if masks is not None:
-        done = _heeded_review(detector_cfg, masks.file)
-        sections.append(_review_section(masks, name, classes, predict, done))
-        load_truth = second_stage.load_truth(name)
-        sections += _failure_sections(masks, name, classes, predict, load_truth, outcome)
-    steps = (*method.steps, *outcome)
-    sections.append(
-        ReportSection(
-            "Step by step",
-            columns=[step.column for step in steps],
-            rows=[
-                _row(steps, x)
-                for x in _labelled_examples(
-                    labels_cfg, name, classes, predict, second_stage.load_truth(name), count
-                )
-            ],
-        )
-    )
+        sections.append(_review_section(labelled, masks, _heeded_review(detector_cfg, masks.file)))
+        sections += _failure_sections(labelled, masks, outcome)
+    sections.append(_steps_section(labels_cfg, labelled, (*method.steps, *outcome), count))
     for test_name in detector_cfg.DATASETS.TEST:
-        load_truth = second_stage.load_truth(test_name)
-        examples = (
-            Example(d, read_image(d["file_name"], "RGB"), classes, predict(d), load_truth(d))
-            for d in _spread(dataset_dicts(test_name), count)
-        )
-        sections.append(
-            ReportSection(
-                f"Held-out images of {test_name}",
-                columns=[step.column for step in held_out_steps],
-                rows=[_row(held_out_steps, x) for x in examples],
-            )
-        )
-
+        held_out = _Images(test_name, classes, predict, second_stage.load_truth(test_name))
+        sections.append(_held_out_section(held_out, (PICTURE, *outcome), count))
     write_report(
         path,
         title,
@@ -157,14 +135,46 @@ def make_report(
     )
 
 
-def _dataset_section(name: str, classes: Sequence[str], masks: PseudoMasks | None) -> ReportSection:
-    dicts = make_image_level(dataset_dicts(name))
+@dataclass(frozen=True)
+class _Images:
+    """A dataset, what the second stage makes of its images, and what is true of them.
+
+    Attributes:
+        name: of the dataset.
+        classes: names of all classes.
+        predict: from a dataset dict to the output of the second stage.
+        load_truth: from a dataset dict to its truth.
+    """
+
+    name: str
+    classes: Sequence[str]
+    predict: Callable[[dict], dict]
+    load_truth: Callable[[dict], object]
+
+    @functools.cached_property
+    def dicts(self) -> list[dict]:
+        """The dataset's dicts."""
+        return dataset_dicts(self.name)
+
+    @property
+    def by_id(self) -> dict[Hashable, dict]:
+        """The same by their image ids."""
+        return {d["image_id"]: d for d in self.dicts}
+
+    def example(self, d: dict, **labels) -> Example:
+        """An image for the gallery; ``labels`` are what it needs of the label generator."""
+        image = read_image(d["file_name"], "RGB")
+        return Example(d, image, self.classes, self.predict(d), self.load_truth(d), **labels)
+
+
+def _dataset_section(images: _Images, masks: PseudoMasks | None) -> ReportSection:
+    dicts = make_image_level(images.dicts)
     sizes = [(d["height"], d["width"]) for d in dicts if {"height", "width"} <= set(d)]
-    counts = masks.count(classes) if masks is not None else []
+    counts = masks.count(images.classes) if masks is not None else []
     return ReportSection(
         "Dataset",
-        f"{name}: {len(dicts):,} images were labelled.",
-        tables=dataset_tables(dicts, classes, sizes, counts),
+        f"{images.name}: {len(dicts):,} images were labelled.",
+        tables=dataset_tables(dicts, images.classes, sizes, counts),
     )
 
 
@@ -187,13 +197,7 @@ def _heeded_review(cfg: CfgNode, labels_file: str) -> Review | None:
     return review
 
 
-def _review_section(
-    masks: PseudoMasks,
-    name: str,
-    classes: Sequence[str],
-    predict: Callable[[dict], dict],
-    done: Review | None,
-) -> ReportSection:
+def _review_section(images: _Images, masks: PseudoMasks, done: Review | None) -> ReportSection:
     text = (
         "Decide which pseudo masks the second stage is to learn from, download the decisions as "
         "review.json, and run the recipe again with --review review.json: what comes before the "
@@ -201,32 +205,22 @@ def _review_section(
     )
     if done is not None:
         text += " The decisions that this round heeded are below, as far as they have a picture."
-    records = {d["image_id"]: d for d in dataset_dicts(name)}
-    return ReportSection("Review", text, review=review_task(masks, records, classes, predict, done))
+    task = review_task(masks, images.by_id, images.classes, images.predict, done)
+    return ReportSection("Review", text, review=task)
 
 
 def _failure_sections(
-    masks: PseudoMasks,
-    name: str,
-    classes: Sequence[str],
-    predict: Callable[[dict], dict],
-    load_truth: Callable[[dict], object],
-    outcome: Sequence[Step],
-    count: int = 8,
+    images: _Images, masks: PseudoMasks, outcome: Sequence[Step], count: int = 8
 ) -> list[ReportSection]:
     """One section with the images whose true masks are covered worst, none without truth."""
-    records = {d["image_id"]: d for d in dataset_dicts(name)}
-    steps = (PICTURE, PSEUDO_MASKS_OF_FILE, *outcome)
+    steps, records = (PICTURE, PSEUDO_MASKS_OF_FILE, *outcome), images.by_id
     rows = []
     for image_id, iou in masks.failures(count):
-        if image_id not in records:
-            continue
-        d = records[image_id]
-        image = read_image(d["file_name"], "RGB")
-        labels = {"instances": masks.instances(image_id, image.shape[:2], classes)}
-        x = Example(d, image, classes, predict(d), load_truth(d), labels)
-        panels = [step.draw(x) for step in steps]
-        rows.append(ReportRow(f"{x.name}: mean IoU of the true masks {100 * iou:.0f} %", panels))
+        x = images.example(records[image_id])
+        instances = masks.instances(image_id, x.image.shape[:2], images.classes)
+        x = replace(x, labels={"instances": instances})
+        title = f"{x.name}: mean IoU of the true masks {100 * iou:.0f} %"
+        rows.append(ReportRow(title, _panels(steps, x)))
     if not rows:
         return []
     return [
@@ -240,26 +234,37 @@ def _failure_sections(
     ]
 
 
-def _labelled_examples(
-    cfg: CfgNode,
-    name: str,
-    classes: Sequence[str],
-    predict: Callable[[dict], dict],
-    load_truth: Callable[[dict], object],
-    count: int,
-) -> Iterator[Example]:
+def _steps_section(
+    cfg: CfgNode, images: _Images, steps: Sequence[Step], count: int
+) -> ReportSection:
+    return ReportSection(
+        "Step by step",
+        columns=[step.column for step in steps],
+        rows=[ReportRow(x.name, _panels(steps, x)) for x in _labelled_examples(cfg, images, count)],
+    )
+
+
+def _labelled_examples(cfg: CfgNode, images: _Images, count: int) -> Iterator[Example]:
     """Images of the labelled dataset, one at a time: their cues can be large."""
-    generator = load_label_generator(cfg, classes)
+    generator = load_label_generator(cfg, images.classes)
     mapper = build_supervision(cfg).label_mapper(is_train=False)
-    image_root = MetadataCatalog.get(name).get("image_root", "")
-    for d in _spread(dataset_dicts(name), count):
+    image_root = MetadataCatalog.get(images.name).get("image_root", "")
+    for d in _spread(images.dicts, count):
         (labels,) = generator([mapper(d)])
-        image = read_image(d["file_name"], "RGB")
-        yield Example(d, image, classes, predict(d), load_truth(d), labels, cfg, image_root)
+        yield images.example(d, labels=labels, cfg=cfg, image_root=image_root)
 
 
-def _row(steps: Sequence[Step], x: Example) -> ReportRow:
-    return ReportRow(x.name, [step.draw(x) for step in steps])
+def _held_out_section(images: _Images, steps: Sequence[Step], count: int) -> ReportSection:
+    examples = map(images.example, _spread(images.dicts, count))
+    return ReportSection(
+        f"Held-out images of {images.name}",
+        columns=[step.column for step in steps],
+        rows=[ReportRow(x.name, _panels(steps, x)) for x in examples],
+    )
+
+
+def _panels(steps: Sequence[Step], x: Example) -> list[ReportPanel]:
+    return [step.draw(x) for step in steps]
 
 
 def _predictor(cfg: CfgNode) -> Callable[[dict], dict]:
