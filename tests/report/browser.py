@@ -75,6 +75,12 @@ class Browser:
         actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
         self._post("/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
 
+    def give_file(self, selector: str, path: Path) -> None:
+        """Choose a file in the ``<input type=file>`` of a CSS selector."""
+        root = self.command("DOM.getDocument")["root"]["nodeId"]
+        node = self.command("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.command("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
     def screenshot(self, path: Path) -> None:
         """A PNG of what the window shows."""
         shot = self.command("Page.captureScreenshot", format="png")

@@ -249,3 +249,24 @@ def test_a_heeded_review_is_where_the_page_begins(browser, folder, task):
     assert read_review(_download(browser, folder)) == replace(
         done, path=str(folder / "review.json")
     )
+
+
+def _wait_for_status(browser, text):
+    for _ in range(600):
+        if text in _text(browser, "status"):
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"the status does not say {text!r}: {_text(browser, 'status')}")
+
+
+def test_a_review_from_elsewhere_is_taken_up(browser, page, folder, task):
+    content = Review(task.labels_sha256, {}, frozenset([1, 2, 3]), frozenset([4])).to_json()
+    path = folder / "elsewhere.json"
+    for changes, message in (
+        ({"labels_sha256": "0" * 64}, "'elsewhere.json' cannot be taken up: it is of other labels"),
+        ({"rejected": [NUM_MASKS]}, "it names an unknown mask"),
+        ({}, "3 accepted, 0 of another class, 146 undecided; 1 rejected"),
+    ):
+        write_json(path, {**content, **changes})
+        browser.give_file("#review-open", path)
+        _wait_for_status(browser, message)
