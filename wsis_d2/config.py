@@ -520,8 +520,9 @@ def _add_agreement_config(cfg: CN) -> None:
     cfg.AGREEMENT.LABELS = ()
     # Masks of one class with at least this IoU are of one object ...
     cfg.AGREEMENT.IOU_THRESHOLD = 0.5
-    # ... whose mask is the "best" of them, or their pixelwise "vote", one per source.
-    cfg.AGREEMENT.MASK = "best"
+    # ... whose mask is the "best" of them, or their pixelwise "vote", one per source and weighed by
+    # the scores: with two sources that is the best, too.
+    cfg.AGREEMENT.MASK = "vote"
     # Scores become probabilities that a mask has an IoU of at least 0.5 with a true one: fitted to
     # a COCO JSON with true masks of some of the images (50 do) ...
     cfg.AGREEMENT.TRUE_MASKS = ""

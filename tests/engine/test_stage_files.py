@@ -72,9 +72,9 @@ def test_keys_that_decide_the_result(fingerprint, key, value, decides, monkeypat
         ("pseudo_labels", "SEEDS.FG_THRESHOLD", 0.7, True),
         ("pseudo_labels", "PSEUDO_LABELS.WALK.BETA", 7.0, True),
         ("pseudo_labels", "SOLVER.BASE_LR", 0.7, False),
-        ("pseudo_labels", "AGREEMENT.MASK", "vote", False),
-        ("train", "AGREEMENT.MASK", "vote", False),
-        ("combine", "AGREEMENT.MASK", "vote", True),
+        ("pseudo_labels", "AGREEMENT.MASK", "best", False),
+        ("train", "AGREEMENT.MASK", "best", False),
+        ("combine", "AGREEMENT.MASK", "best", True),
         ("combine", "SEEDS.FG_THRESHOLD", 0.7, False),
     ],
 )

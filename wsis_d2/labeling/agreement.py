@@ -83,15 +83,16 @@ class CombinedMask:
     score: float
 
 
-def relative_ranks(scores: np.ndarray, all_scores: np.ndarray) -> np.ndarray:
+def relative_ranks(scores: np.ndarray | float, all_scores: np.ndarray) -> np.ndarray:
     """How high scores are among others, with which sources of any scale compare.
 
     Args:
-        scores: (N,).
+        scores: (N,), or one.
         all_scores: (M,) ascending, M at least 1 where N is.
 
     Returns:
-        (N,) float64 in [0, 1]: the share of ``all_scores`` below, equal ones counted half.
+        float64 in [0, 1], in the same form: the share of ``all_scores`` below, equal ones counted
+        half.
     """
     below = np.searchsorted(all_scores, scores, "left")
     not_above = np.searchsorted(all_scores, scores, "right")

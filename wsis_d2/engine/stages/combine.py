@@ -27,10 +27,10 @@ from ...errors import UserError
 from ...evaluation import (
     PseudoLabelFile,
     load_coco_detections,
-    load_coco_ground_truths,
     read_coco_json,
     reliability_curve,
 )
+from ...evaluation.coco_format import ground_truths_of
 from ...evaluation.label_records import RecordReader
 from ...files import check_writable, file_sha256, write_json
 from ...labeling import (
@@ -89,11 +89,9 @@ def combine_labels(cfg: CfgNode, output_file: str = "", resume: bool = False) ->
             opened.enter_context(_Source(path, number, data, folder))
             for number, path in enumerate(options.LABELS)
         ]
-        student = None
-        if options.STUDENT:
-            number = _index_of(options.STUDENT, options.LABELS)
-            known = number < len(sources)
-            student = sources[number] if known else _Source(options.STUDENT, number, data, folder)
+        student = _known(options.STUDENT, options.LABELS, sources)
+        if options.STUDENT and student is None:
+            student = _Source(options.STUDENT, len(sources), data, folder)
             opened.enter_context(student)
         combiner = _build_combiner(options, sources, data)
         fitted: set[Hashable] = set()
@@ -135,10 +133,10 @@ def _check_options(options: CfgNode) -> None:
         )
 
 
-def _index_of(path: str, paths: Sequence[str]) -> int:
-    """The index of the file among others, their number where it is none of them."""
-    same = [os.path.realpath(other) == os.path.realpath(path) for other in paths]
-    return same.index(True) if any(same) else len(paths)
+def _known(path: str, paths: Sequence[str], sources: Sequence[_Source]) -> _Source | None:
+    """The source of a file among those of others, None where it is none of them."""
+    pairs = zip(paths, sources)
+    return next((s for p, s in pairs if os.path.realpath(p) == os.path.realpath(path)), None)
 
 
 @dataclass(frozen=True)
@@ -255,12 +253,12 @@ class _Source:
 
     def masks(self, image_id: Hashable) -> list[tuple]:
         """Mask, class, number of the source and rank of each mask of an image."""
-        return [
-            (a["segmentation"], label, self.number, float(rank))
-            for a in self._reader.annotations(image_id)
-            for label in [self._class_of[a["category_id"]]]
-            for rank in relative_ranks(np.array([a["score"]]), self._scores[label])
-        ]
+        rows = []
+        for annotation in self._reader.annotations(image_id):
+            label = self._class_of[annotation["category_id"]]
+            rank = float(relative_ranks(annotation["score"], self._scores[label]))
+            rows.append((annotation["segmentation"], label, self.number, rank))
+        return rows
 
 
 def _candidates(sources: Sequence[_Source], image_id: Hashable) -> Candidates:
@@ -284,20 +282,22 @@ def _build_combiner(
 
 
 class _Truth:
-    """True masks of images of the dataset, by image.
+    """True masks of images and classes of the dataset, by image.
+
+    Args:
+        content: COCO dataset.
+        path: the file that it was read from.
+        data: the dataset.
 
     Attributes:
         images: ids of those whose true masks are known.
     """
 
-    def __init__(self, path: str, data: _LabelledData):
-        content = read_coco_json(path)
-        truths = load_coco_ground_truths(path)
-        data.check_categories(path, truths, content)
+    def __init__(self, content: Mapping[str, Any], path: str, data: _LabelledData):
         self.images = {image["id"] for image in content["images"]} & set(data.images)
         self._of_image = defaultdict(list)
-        for truth in truths:
-            if truth["image_id"] in self.images:
+        for truth in ground_truths_of(content, path):
+            if truth["image_id"] in self.images and truth["category_id"] in data.class_of:
                 data.check_size(path, truth)
                 self._of_image[truth["image_id"]].append(truth)
         self._class_of = data.class_of
@@ -313,7 +313,9 @@ def _calibrate(
     combiner: MaskCombiner, sources: Sequence[_Source], data: _LabelledData, path: str
 ) -> tuple[MaskCombiner, set[Hashable]]:
     """The combiner with a calibration fitted to true masks, and the images that these are of."""
-    truth = _Truth(path, data)
+    content = read_coco_json(path)
+    data.check_categories(path, content["annotations"], content)
+    truth = _Truth(content, path, data)
     columns: list[tuple] = []
     for image_id in sorted(truth.images, key=str):
         candidates = _candidates(sources, image_id)
@@ -363,7 +365,7 @@ class _ReliabilityCheck:
 
     def __init__(self, data: _LabelledData, fitted: set[Hashable]):
         path = ground_truth_json(data.name)
-        self._truth = _Truth(path, data) if path else None
+        self._truth = _Truth(read_coco_json(path), path, data) if path else None
         self._images = self._truth.images - fitted if self._truth else set()
         self._scores: list[float] = []
         self._right: list[bool] = []
