@@ -562,9 +562,9 @@ def _add_agreement_config(cfg: CN) -> None:
     cfg.AGREEMENT.CALIBRATION = ""
     # Objects below this score are dropped.
     cfg.AGREEMENT.MIN_SCORE = 0.0
-    # Masks that lie in another one of their class, with at least CONTAINMENT of their area, are
-    # dropped for it where it has two such parts or more.
+    # Masks that lie in another one of their class are dropped for it, where two or more do ...
     cfg.AGREEMENT.MINE_WHOLES = False
+    # ... each with at least this part of its area.
     cfg.AGREEMENT.CONTAINMENT = 0.8
     # COCO JSON of a model's predictions: a class in the image's label that is left without a mask
     # gets its best one. It may be one of LABELS too. Empty: it stays without.
