@@ -35,6 +35,7 @@ def add_wsis_config(cfg: CN) -> None:
     _add_proposals_config(cfg)
     _add_cam_config(cfg)
     _add_pseudo_labels_config(cfg)
+    _add_agreement_config(cfg)
     _add_density_config(cfg)
     _add_evaluation_config(cfg)
     _add_noise_config(cfg)
@@ -540,6 +541,34 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS.AFFINITYNET.REFINE = True
     # Connected pieces of a class below this fraction of the image's area are no instances.
     cfg.PSEUDO_LABELS.AFFINITYNET.MIN_AREA = 0.01
+
+
+def _add_agreement_config(cfg: CN) -> None:
+    # Pseudo labels of the same images from several sources become one set (stage "combine",
+    # tools/combine_labels.py). Beyond the papers; each step was measured (METHODS.md).
+    cfg.AGREEMENT = CN()
+    # COCO JSONs: what generators wrote, or a model's predictions on these images.
+    cfg.AGREEMENT.LABELS = ()
+    # Masks of one class with at least this IoU are of one object ...
+    cfg.AGREEMENT.IOU_THRESHOLD = 0.5
+    # ... whose mask is the "best" of them, or their pixelwise "vote", one per source and weighed by
+    # the scores: with two sources that is the best, too.
+    cfg.AGREEMENT.MASK = "vote"
+    # Scores become probabilities that a mask has an IoU of at least 0.5 with a true one: fitted to
+    # a COCO JSON with true masks of some of the images (50 do) ...
+    cfg.AGREEMENT.TRUE_MASKS = ""
+    # ... or as another run has fitted them (its ..._calibration.json). With neither, a fixed rule
+    # makes a score of the agreement (wsis_d2.labeling.agreement).
+    cfg.AGREEMENT.CALIBRATION = ""
+    # Objects below this score are dropped.
+    cfg.AGREEMENT.MIN_SCORE = 0.0
+    # Masks that lie in another one of their class are dropped for it, where two or more do ...
+    cfg.AGREEMENT.MINE_WHOLES = False
+    # ... each with at least this part of its area.
+    cfg.AGREEMENT.CONTAINMENT = 0.8
+    # COCO JSON of a model's predictions: a class in the image's label that is left without a mask
+    # gets its best one. It may be one of LABELS too. Empty: it stays without.
+    cfg.AGREEMENT.STUDENT = ""
 
 
 def _add_evaluation_config(cfg: CN) -> None:

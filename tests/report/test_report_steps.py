@@ -15,6 +15,7 @@ from wsis_d2.engine import load_config
 from wsis_d2.engine.stages import report
 from wsis_d2.engine.stages.report import make_report
 from wsis_d2.errors import UserError
+from wsis_d2.evaluation import reliability_curve
 from wsis_d2.labeling import LOCALIZER_REGISTRY, LocationCues
 from wsis_d2.labeling.affinitynet import AffinityNetCues
 from wsis_d2.labeling.irnet_walk import IRNetCues, walk_instance_cams
@@ -331,6 +332,19 @@ def test_headline_and_tables_have_what_was_measured():
     assert by_title["Time, seconds"].rows[:2] == [("classifier", 3.0), ("cams", 2.0)]
     only_masks = {k: RESULTS[k] for k in ("classifier", "report")}
     assert [table.title for table in tables(only_masks)] == ["Time, seconds"]
+
+
+def test_the_reliability_curve_is_a_table():
+    (empty, full) = reliability_curve([0.5, 1.0], [False, True], num_bins=2)["bins"]
+    curve = {"ECE": 25.0, "bins": [empty, full]}
+    metrics = {"combined_labels": {"AP50": 40.0}, "calibration": curve}
+    results = {**RESULTS, "combine": {"metrics": metrics}}
+    assert ("Combined masks, AP50", "AP50", 40.0) in headline(results)
+    by_title = {table.title: table for table in tables(results)}
+    table = by_title["Reliability of the scores, percent"]
+    assert table.rows == [("50 to 100", 2, 75.0, 50.0)]
+    assert "error: 25.0 %" in table.note
+    assert by_title["Instance masks, percent"].rows[1][0] == "Combined masks (training images)"
 
 
 class _Generator:

@@ -17,6 +17,7 @@ from wsis_d2.structures import (
     encode_masks,
     mask_areas,
     mask_box,
+    mask_containment,
     mask_iou,
     mask_nms,
     to_rle,
@@ -160,6 +161,9 @@ def test_arithmetic_against_arrays():
     assert mask_iou([], rles).shape == (0, 300)
     empty = encode_mask(np.zeros((30, 30), bool))
     assert mask_iou([empty], [empty]).tolist() == [[0]]
+    inside = [[(a & b).sum() / a.sum() for b in masks[:4]] for a in masks]
+    np.testing.assert_allclose(mask_containment(rles, rles[:4]), inside)
+    assert mask_containment([empty], [rles[0]]).tolist() == [[0]]
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.9])

@@ -20,6 +20,7 @@ from .patient import PatientEvaluators
 from .proposal_quality import evaluate_proposals, format_proposal_metrics
 from .pseudo_label_file import PseudoLabelFile
 from .pseudo_label_writer import PseudoLabelWriter, ShardLabelWriter
+from .reliability import reliability_curve
 from .sem_seg_writer import SemSegLabelWriter
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "multilabel_average_precision",
     "read_coco_json",
     "read_shard_header",
+    "reliability_curve",
     "seed_metrics",
     "shard_file",
     "shard_header",

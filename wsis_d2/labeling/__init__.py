@@ -1,6 +1,7 @@
 """From cues to masks: label generators, one module per method, and the parts of WISE."""
 
 from .affinitynet import AffinityNetCues, AffinityNetLabels
+from .agreement import Candidates, CombinedMask, MaskCombiner, class_overlap, relative_ranks
 from .cam_files import full_size_cam, read_cam, reduced_cam, write_cam
 from .cam_folder import CAMFolder
 from .cams import MultiScaleCAM, multi_scale_cams
@@ -23,6 +24,12 @@ from .localizers import (
 from .optimize import optimize_for_inference
 from .prompts import Prompter, build_prompter
 from .refine import LabelRefinement, ProposalRefinement, refine_instances
+from .score_calibration import (
+    ScoreCalibration,
+    are_right,
+    fit_calibration,
+    read_calibration,
+)
 from .seeds import alpha_seeds, build_seed_function, confident_seeds, crf_settings
 from .selectors import (
     SELECTOR_REGISTRY,
@@ -47,6 +54,8 @@ __all__ = [
     "BestObjectness",
     "CAMFolder",
     "CAMMaxima",
+    "Candidates",
+    "CombinedMask",
     "DensityObjectness",
     "DensityPeaks",
     "DensityScore",
@@ -59,6 +68,7 @@ __all__ = [
     "IRNetLabels",
     "Localizer",
     "LocationCues",
+    "MaskCombiner",
     "MultiScaleCAM",
     "PRM",
     "PRMPeaks",
@@ -66,28 +76,34 @@ __all__ = [
     "Prompter",
     "ProposalRefinement",
     "SampledObjectness",
+    "ScoreCalibration",
     "Selector",
     "SelfTraining",
     "WISE",
     "alpha_seeds",
+    "are_right",
     "build_label_generator",
     "build_localizer",
     "build_prompter",
     "build_seed_function",
     "build_selector",
+    "class_overlap",
     "confident_seeds",
     "crf_settings",
     "detect_instances",
+    "fit_calibration",
     "full_size_cam",
     "ignore_regions",
     "instances_from_relations",
     "multi_scale_cams",
     "optimize_for_inference",
+    "read_calibration",
     "read_cam",
     "reduce_image",
     "reduce_input",
     "reduced_cam",
     "reduced_size",
     "refine_instances",
+    "relative_ranks",
     "write_cam",
 ]

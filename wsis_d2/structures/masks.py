@@ -220,13 +220,32 @@ def mask_iou(rles: Sequence[RLE], others: Sequence[RLE]) -> np.ndarray:
     Returns:
         (N, M) float64 in [0, 1].
     """
-    iou = np.zeros((len(rles), len(others)))
+    return _compare(rles, others, crowd=0)
+
+
+def mask_containment(rles: Sequence[RLE], others: Sequence[RLE]) -> np.ndarray:
+    """How much of each mask lies in each other one, 0 for an empty mask.
+
+    Args:
+        rles: N masks.
+        others: M masks of the same size.
+
+    Returns:
+        (N, M) float64 in [0, 1]: the intersection over the area of the first.
+    """
+    # What COCO counts of a detection on a crowd region.
+    return _compare(rles, others, crowd=1)
+
+
+def _compare(rles: Sequence[RLE], others: Sequence[RLE], crowd: int) -> np.ndarray:
+    """pycocotools' overlap of all pairs, (N, M)."""
+    overlap = np.zeros((len(rles), len(others)))
     for i in range(0, len(rles), _MAX_AT_ONCE):
         for j in range(0, len(others), _MAX_AT_ONCE):
             rows, columns = list(rles[i : i + _MAX_AT_ONCE]), list(others[j : j + _MAX_AT_ONCE])
-            block = mask_utils.iou(rows, columns, [0] * len(columns))
-            iou[i : i + len(rows), j : j + len(columns)] = block
-    return np.nan_to_num(iou)
+            block = mask_utils.iou(rows, columns, [crowd] * len(columns))
+            overlap[i : i + len(rows), j : j + len(columns)] = block
+    return np.nan_to_num(overlap)
 
 
 def mask_nms(

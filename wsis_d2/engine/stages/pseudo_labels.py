@@ -217,10 +217,17 @@ class _Labels:
 def _metrics(cfg: CfgNode, output_file: str, results: Mapping[str, dict]) -> dict:
     """The metrics of labels that are complete; ``results`` are those of their writers."""
     metrics = {key: value for key, value in results.items() if key == "pseudo_sem_seg"}
+    instance_metrics = instance_label_metrics(cfg, output_file)
+    return {"pseudo_labels": instance_metrics, **metrics} if instance_metrics else metrics
+
+
+def instance_label_metrics(cfg: CfgNode, output_file: str) -> dict:
+    """AP and ABO of a file of pseudo labels, as :func:`make_pseudo_labels` gives them; {} where the
+    dataset has no ground truth."""
     name = label_dataset_name(cfg)
     gt_json = ground_truth_json(name)
     if not gt_json:
-        return metrics
+        return {}
     settings = cfg.TEST.INSTANCE_MASKS
     instance_metrics, table = evaluate_mask_files(
         gt_json,
@@ -233,7 +240,7 @@ def _metrics(cfg: CfgNode, output_file: str, results: Mapping[str, dict]) -> dic
     metadata = MetadataCatalog.get(name)
     ids = metadata.thing_dataset_id_to_contiguous_id
     names = {dataset_id: metadata.thing_classes[i] for dataset_id, i in ids.items()}
-    return {"pseudo_labels": flatten_instance_metrics(instance_metrics, names), **metrics}
+    return flatten_instance_metrics(instance_metrics, names)
 
 
 def _relative_to_root(dataset: list[dict], name: str) -> list[dict]:
