@@ -19,9 +19,10 @@ from ...data import dataset_dicts, label_dataset_name
 from ...data.image_folder import ImageFolder
 from ...files import file_sha256, read_json, write_json
 from ...images import unreadable_image
+from ...labeling.synonyms import synonym_files
 from ...proposals import build_proposal_source
 from ..supervision import build_supervision
-from .pseudo_labels import PSEUDO_LABEL_FILE, sem_seg_folder
+from .pseudo_labels import PSEUDO_LABEL_FILE, boxes_file, sem_seg_folder
 from .report import REPORT_FILE
 
 #: Written into a stage's folder when it is complete: its state, seconds and metrics.
@@ -88,6 +89,8 @@ def outside_inputs(cfg: CfgNode, kind: str) -> list[str]:
     elif kind == "pseudo_labels":
         # A generator of the user's own may read any of them.
         paths += [proposals, cfg.CAM.PATH, cfg.PSEUDO_LABELS.SELF_TRAINING.OLD_LABELS]
+        text_boxes = cfg.PSEUDO_LABELS.TEXT_BOXES
+        paths += [text_boxes.WEIGHTS, *synonym_files(text_boxes.SYNONYMS)]
     return [path for path in paths if path]
 
 
@@ -152,7 +155,8 @@ def _made_files(cfg: CfgNode, kind: str, output: str) -> Iterable[str]:
         return _label_files(cfg, cfg.SEEDS.PATH, ".png")
     if kind == "pseudo_labels":
         labels = os.path.join(cfg.OUTPUT_DIR, PSEUDO_LABEL_FILE)
-        return [labels, *_label_files(cfg, sem_seg_folder(labels), ".png")]
+        boxes = filter(os.path.isfile, [boxes_file(labels)])
+        return [labels, *boxes, *_label_files(cfg, sem_seg_folder(labels), ".png")]
     # A source of files makes none.
     cache = getattr(build_proposal_source(cfg).reader, "cache", None)
     return sorted(map(str, Path(cache.folder).glob("*.json.gz"))) if cache is not None else []
