@@ -71,7 +71,11 @@ def test_boxes_are_those_of_the_processor(detector, size):
     text = TEXTS if detector.family == "grounding-dino" else [f"a photo of a {t}" for t in TEXTS]
     padding = {} if detector.family == "grounding-dino" else {"padding": "max_length"}
     inputs = detector.processor(
-        images=image, text=[text], input_data_format="channels_first", return_tensors="pt", **padding
+        images=image,
+        text=[text],
+        input_data_format="channels_first",
+        return_tensors="pt",
+        **padding,
     )
     with torch.no_grad():
         output = detector.network(**inputs)
