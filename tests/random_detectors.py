@@ -39,11 +39,12 @@ def clip_tokenizer():
     return transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=32)
 
 
-def make_grounding_dino(folder: Path):
-    """The network and its processor, whose longest side is 120 pixels and shortest 80."""
+def make_grounding_dino(folder: Path, kind: str):
+    """Grounding DINO ("GroundingDino") or MM Grounding DINO ("MMGroundingDino") and its processor,
+    which makes the shorter side 80 pixels, or the longer one 120."""
     import transformers
 
-    config = transformers.GroundingDinoConfig(
+    config = getattr(transformers, f"{kind}Config")(
         backbone_config=transformers.SwinConfig(
             embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=2,
             image_size=64, out_features=["stage2", "stage3", "stage4"],
@@ -59,7 +60,7 @@ def make_grounding_dino(folder: Path):
         transformers.GroundingDinoImageProcessor(size={"shortest_edge": 80, "longest_edge": 120}),
         bert_tokenizer(folder),
     )
-    return transformers.GroundingDinoForObjectDetection(config), processor
+    return getattr(transformers, f"{kind}ForObjectDetection")(config), processor
 
 
 def make_owl(folder: Path, kind: str):
@@ -87,7 +88,8 @@ def make_owl(folder: Path, kind: str):
 
 
 MAKERS = {
-    "grounding_dino": make_grounding_dino,
+    "grounding_dino": lambda folder: make_grounding_dino(folder, "GroundingDino"),
+    "mm_grounding_dino": lambda folder: make_grounding_dino(folder, "MMGroundingDino"),
     "owlv2": lambda folder: make_owl(folder, "Owlv2"),
     "owlvit": lambda folder: make_owl(folder, "OwlViT"),
 }

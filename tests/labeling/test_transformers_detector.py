@@ -36,6 +36,11 @@ def random_image(size):
     return torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
 
 
+def reads_together(detector):
+    """Whether a network sees all texts at once, which OWL does not."""
+    return detector.family.endswith("grounding-dino")
+
+
 @torch.no_grad()
 def detect(detector, *args):
     return detector.detect(*args)
@@ -68,8 +73,8 @@ def test_boxes_are_in_pixels_of_the_image(detector, size, monkeypatch):
 def test_boxes_are_those_of_the_processor(detector, size):
     image = random_image(size)
     boxes, scores = detect(detector, image, TEXTS)
-    text = TEXTS if detector.family == "grounding-dino" else [f"a photo of a {t}" for t in TEXTS]
-    padding = {} if detector.family == "grounding-dino" else {"padding": "max_length"}
+    text = TEXTS if reads_together(detector) else [f"a photo of a {t}" for t in TEXTS]
+    padding = {} if reads_together(detector) else {"padding": "max_length"}
     inputs = detector.processor(
         images=image,
         text=[text],
@@ -85,7 +90,7 @@ def test_boxes_are_those_of_the_processor(detector, size):
     assert torch.allclose(boxes, expected["boxes"], atol=1e-3)
     assert scores.shape == (len(boxes), len(TEXTS))
     assert ((scores >= 0) & (scores <= 1)).all()
-    if detector.family != "grounding-dino":  # where it is the best token's
+    if not reads_together(detector):  # where it is the best token's
         assert torch.allclose(scores.amax(1), expected["scores"], atol=1e-5)
         assert torch.equal(scores.argmax(1), expected["labels"])
 
@@ -123,8 +128,8 @@ def test_more_texts_than_grounding_dino_has_room_for(grounding_dino):
 
 
 def test_texts_of_owl_do_not_know_of_each_other(detector):
-    if detector.family == "grounding-dino":
-        pytest.skip("which reads them together")
+    if reads_together(detector):
+        pytest.skip("Grounding DINO's do")
     image = random_image((40, 60))
     boxes, scores = detect(detector, image, TEXTS)
     for i, text in enumerate(TEXTS):
@@ -151,6 +156,15 @@ def test_a_folder_is_loaded(name, tmp_path):
     expected = TransformersDetector(network=network, processor=processor)
     for found, right in zip(detect(detector, image, TEXTS), detect(expected, image, TEXTS)):
         assert torch.allclose(found, right, atol=1e-3)
+
+
+def test_half_precision_is_stored_alone(tmp_path):
+    network, processor = make_detector("owlv2", tmp_path)
+    network.half().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    boxes, scores = detect(TransformersDetector(config(str(tmp_path))), random_image((9, 9)), TEXTS)
+    assert boxes.dtype == scores.dtype == torch.float32
+    assert (scores > 0).all()
 
 
 def test_a_folder_without_some_of_the_weights(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import UserError
@@ -12,7 +13,7 @@ from ..errors import UserError
 def load_from_transformers(
     weights: str, *, network: str, processor: str, key: str, needed_by: str, kind: str, example: str
 ) -> tuple[nn.Module, Any]:
-    """A network of ``transformers`` with all its weights, and its processor.
+    """A network of ``transformers`` with all its weights, in float32, and its processor.
 
     ``transformers`` is an extra: ``pip install wsis_d2[sam]``.
 
@@ -44,7 +45,7 @@ def load_from_transformers(
         raise UserError(f"{key} is empty: {advice}")
     try:
         loaded, loading = getattr(transformers, network).from_pretrained(
-            weights, output_loading_info=True
+            weights, dtype=torch.float32, output_loading_info=True
         )
         prepares = getattr(transformers, processor).from_pretrained(weights)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:

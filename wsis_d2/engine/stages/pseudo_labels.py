@@ -23,6 +23,7 @@ from detectron2.utils import comm
 from ... import __version__
 from ...data import (
     check_image_level_dataset,
+    dataset_classes,
     dataset_dicts,
     evaluation_dataset,
     ground_truth_json,
@@ -242,11 +243,16 @@ def _metrics(cfg: CfgNode, labels: _Labels, output_file: str, results: Mapping[s
     metrics = {key: value for key, value in results.items() if key == "pseudo_sem_seg"}
     name = labels.name
     if labels.generator.gives_boxes:
-        metrics["label_noise"] = count_label_noise(
+        metrics["label_noise"] = noise = count_label_noise(
             labels.dataset,
             load_json(boxes_file(output_file)),
             MetadataCatalog.get(name).thing_classes,
             cfg.PSEUDO_LABELS.TEXT_BOXES.OTHER_CLASSES,
+        )
+        unlabelled = noise.get("boxes without a label", "not asked for")
+        logger.info(
+            f"{noise['labels without a box']} of {noise['labels']} labels have no box; boxes "
+            f"without a label: {unlabelled}"
         )
     gt_json = ground_truth_json(name)
     if not gt_json:
@@ -334,7 +340,7 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: LabelGenerator) -> di
     if cfg.PROPOSALS.SOURCE == "prompted":
         info["segmenter"] = _other_weights(segmenter)
     if generator.gives_boxes and cfg.PSEUDO_LABELS.LOCALIZER == "TextBoxes":
-        classes = MetadataCatalog.get(dataset_name).thing_classes
+        classes = dataset_classes(dataset_name)
         info["detector"] = _other_weights(detector)
         info["texts"] = dict(zip(classes, class_texts(classes, synonyms)))
     if old_labels:

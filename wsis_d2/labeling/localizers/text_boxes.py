@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ...data import label_dataset_name
+from ...data import dataset_classes, label_dataset_name
 from ...errors import look_up
 from ...images import require_rgb_format, to_rgb
 from ..synonyms import class_texts
@@ -77,7 +76,7 @@ class TextBoxes(Localizer):
     def from_config(cls, cfg: CfgNode) -> dict:
         """Reads ``PSEUDO_LABELS.TEXT_BOXES``, ``MAX_PEAKS`` and the classes of the dataset."""
         settings = cfg.PSEUDO_LABELS.TEXT_BOXES
-        classes = MetadataCatalog.get(label_dataset_name(cfg)).thing_classes
+        classes = dataset_classes(label_dataset_name(cfg))
         texts = class_texts(classes, settings.SYNONYMS)  # before large weights are read
         key = "PSEUDO_LABELS.TEXT_BOXES.DETECTOR"
         return {
