@@ -19,6 +19,10 @@ def test_names_come_first_and_nothing_comes_twice():
     ]
 
 
+def test_a_name_without_letters_stays_a_name():
+    assert class_texts(["_", "cat"]) == [["_"], ["cat"]]
+
+
 def test_files(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"cat": ["kitten", "tom, the cat"]}))
     (tmp_path / "b.yaml").write_text("tvmonitor: tv, screen\npotted_plant: [flower]\n")

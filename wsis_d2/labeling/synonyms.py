@@ -29,7 +29,7 @@ def class_texts(classes: Sequence[str], synonyms: Iterable[str] = ()) -> list[li
         UserError: a class that the dataset does not have, a text for two classes, or an entry or
             file of another form.
     """
-    texts = [[_clean(name)] for name in classes]
+    texts = [[_clean(name) or name] for name in classes]
     index = {name: i for i, name in enumerate(classes)}
     for name, words in _entries(synonyms):
         if name not in index:
