@@ -488,8 +488,9 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     # ... and those that overlap a better one of their class by more than this IoU.
     cfg.PSEUDO_LABELS.TEXT_BOXES.NMS_THRESHOLD = 0.5
     # Also ask for the classes that an image is not labelled with, which takes as long again, to
-    # count boxes without a label: those of at least OTHER_MIN_SCORE. Labels stay as they are.
+    # count boxes without a label. Labels stay as they are.
     cfg.PSEUDO_LABELS.TEXT_BOXES.OTHER_CLASSES = False
+    # Boxes of these other classes below this score do not count.
     cfg.PSEUDO_LABELS.TEXT_BOXES.OTHER_MIN_SCORE = 0.5
 
     # WISE (Laradji et al., BMVC 2019, section 3.2).
