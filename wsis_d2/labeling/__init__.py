@@ -2,6 +2,7 @@
 
 from .affinitynet import AffinityNetCues, AffinityNetLabels
 from .agreement import Candidates, CombinedMask, MaskCombiner, class_overlap, relative_ranks
+from .box_labels import BoxLabels
 from .cam_files import full_size_cam, read_cam, reduced_cam, write_cam
 from .cam_folder import CAMFolder
 from .cams import MultiScaleCAM, multi_scale_cams
@@ -19,6 +20,7 @@ from .localizers import (
     Localizer,
     LocationCues,
     PRMPeaks,
+    TextBoxes,
     build_localizer,
 )
 from .optimize import optimize_for_inference
@@ -34,6 +36,7 @@ from .seeds import alpha_seeds, build_seed_function, confident_seeds, crf_settin
 from .selectors import (
     SELECTOR_REGISTRY,
     BestObjectness,
+    BoxOverlap,
     DensityObjectness,
     DensityScore,
     DiceWithResponse,
@@ -43,15 +46,20 @@ from .selectors import (
     build_selector,
 )
 from .self_training import SelfTraining
+from .text_detector import TEXT_DETECTOR_REGISTRY, TextDetector
+from .transformers_detector import TransformersDetector
 from .wise import PRM, WISE
 
 __all__ = [
     "LABEL_GENERATOR_REGISTRY",
     "LOCALIZER_REGISTRY",
     "SELECTOR_REGISTRY",
+    "TEXT_DETECTOR_REGISTRY",
     "AffinityNetCues",
     "AffinityNetLabels",
     "BestObjectness",
+    "BoxLabels",
+    "BoxOverlap",
     "CAMFolder",
     "CAMMaxima",
     "Candidates",
@@ -79,6 +87,9 @@ __all__ = [
     "ScoreCalibration",
     "Selector",
     "SelfTraining",
+    "TextBoxes",
+    "TextDetector",
+    "TransformersDetector",
     "WISE",
     "alpha_seeds",
     "are_right",

@@ -32,6 +32,7 @@ def tables(results: dict) -> list[ReportTable]:
         reliability_table(results),
         semantic_table(results),
         seed_table(results),
+        label_noise_table(results),
         time_table(results),
     ]
     return [table for table in made if table.rows]
@@ -139,6 +140,24 @@ def seed_table(results: dict) -> ReportTable:
         rows,
         note="Right: among the seeds of a class, of the background. Found: pixels of an object "
         "with a seed of its class, among all of them.",
+    )
+
+
+def label_noise_table(results: dict) -> ReportTable:
+    """Labels without a box and boxes without a label, of each class."""
+    columns = ("labels", "labels without a box", "boxes", "boxes without a label")
+    rows = []
+    for counts in _sections(results, "label_noise"):
+        rows.append(("All classes", *(counts.get(c) for c in columns)))
+        names = [key.removeprefix("labels-") for key in counts if key.startswith("labels-")]
+        rows += [(name, *(counts.get(f"{c}-{name}") for c in columns)) for name in names]
+    return ReportTable(
+        "Where labels and detector disagree",
+        ("Class", "Labels", "without a box", "Boxes", "without a label"),
+        rows,
+        note="A label without a box is wrong, or of an object that the detector overlooked. A box "
+        "without a label is of a label that is missing, or a mistake of the detector; a dash: "
+        "nobody looked for these (PSEUDO_LABELS.TEXT_BOXES.OTHER_CLASSES).",
     )
 
 

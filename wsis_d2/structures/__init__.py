@@ -1,6 +1,7 @@
 """What passes between the rooms: masks and the mask proposals of an image."""
 
 from .masks import (
+    box_masks,
     check_segmentation,
     decode_mask,
     decode_masks,
@@ -19,6 +20,7 @@ from .proposals import MaskProposals
 
 __all__ = [
     "MaskProposals",
+    "box_masks",
     "check_segmentation",
     "decode_mask",
     "decode_masks",

@@ -205,6 +205,21 @@ def mask_areas(rles: Sequence[RLE]) -> np.ndarray:
     return np.array([mask_area(rle) for rle in rles], dtype=np.int64)
 
 
+def box_masks(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Boxes as masks: of the pixels whose centres they hold.
+
+    Args:
+        boxes: (N, 4) float, (x0, y0, x1, y1), pixel edges.
+        size: (height, width) of the image.
+
+    Returns:
+        (N, H, W) bool.
+    """
+    (y, x), (x0, y0, x1, y1) = (np.arange(side) + 0.5 for side in size), boxes.T[..., None]
+    rows, columns = (y >= y0) & (y < y1), (x >= x0) & (x < x1)
+    return rows[:, :, None] & columns[:, None]
+
+
 def mask_box(rle: RLE) -> list[float]:
     """``[x, y, width, height]`` in pixels, the smallest box around the mask."""
     return mask_utils.toBbox(rle).tolist()
