@@ -35,6 +35,7 @@ def add_wsis_config(cfg: CN) -> None:
     _add_proposals_config(cfg)
     _add_cam_config(cfg)
     _add_pseudo_labels_config(cfg)
+    _add_agreement_config(cfg)
     _add_density_config(cfg)
     _add_evaluation_config(cfg)
     _add_noise_config(cfg)
@@ -432,15 +433,15 @@ def _add_cam_config(cfg: CN) -> None:
 def _add_pseudo_labels_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS = CN()
     # Name in the LABEL_GENERATOR registry: "WISE", "PRM", "IRNetLabels",
-    # "AffinityNetLabels" or "SelfTraining".
+    # "AffinityNetLabels", "SelfTraining" or "BoxLabels" (the boxes of LOCALIZER "TextBoxes").
     cfg.PSEUDO_LABELS.GENERATOR = "WISE"
     # Dataset to label; empty: the one in DATASETS.TRAIN.
     cfg.PSEUDO_LABELS.DATASET = ""
     # WISE's exchangeable parts, by name in the LOCALIZER registry ("PRMPeaks", "CAMMaxima",
-    # "IRNetCentroids", "DensityPeaks") ...
+    # "IRNetCentroids", "DensityPeaks", "TextBoxes") ...
     cfg.PSEUDO_LABELS.LOCALIZER = "PRMPeaks"
     # ... and in the SELECTOR registry ("BestObjectness", "SampledObjectness", "PRMScore",
-    # "DiceWithResponse", "DensityScore", "DensityObjectness").
+    # "DiceWithResponse", "DensityScore", "DensityObjectness", "BoxOverlap").
     cfg.PSEUDO_LABELS.SELECTOR = "BestObjectness"
     # Peaks count for classes of the image label whose score is at least this ...
     cfg.PSEUDO_LABELS.CLASS_THRESHOLD = 0.0
@@ -449,7 +450,7 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     # Peaks below this fraction of the strongest response of their class in the image are dropped
     # too; 0 (as published): no such rule.
     cfg.PSEUDO_LABELS.PEAK_RELATIVE_THRESHOLD = 0.0
-    # At most this many peaks per image, strongest first.
+    # At most this many peaks (or boxes) per image, strongest first.
     cfg.PSEUDO_LABELS.MAX_PEAKS = 100
     # A peak is located in the image by its cell's centre ("cell") or by the maximum of its peak
     # response map ("response", as WISE's code does).
@@ -474,6 +475,27 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS.CAM_MAXIMA.MIN_DISTANCE = 16
     # Least CAM of a maximum, as a fraction of the greatest of its class in the image.
     cfg.PSEUDO_LABELS.CAM_MAXIMA.RELATIVE_THRESHOLD = 0.3
+
+    # Boxes of an open-vocabulary detector that is asked for each image's own labels ("TextBoxes").
+    # Nothing is trained for it: MODEL.WEIGHTS is not read.
+    cfg.PSEUDO_LABELS.TEXT_BOXES = CN()
+    # Name in the TEXT_DETECTOR registry: "TransformersDetector" (Grounding DINO, OWLv2, OWL-ViT;
+    # needs transformers).
+    cfg.PSEUDO_LABELS.TEXT_BOXES.DETECTOR = "TransformersDetector"
+    # Folder of its weights, as transformers saves them, or their name on the Hugging Face hub.
+    cfg.PSEUDO_LABELS.TEXT_BOXES.WEIGHTS = ""
+    # What classes are called beside their names, the best score counts: each "class: synonym,
+    # synonym", or a JSON or YAML file of such a mapping.
+    cfg.PSEUDO_LABELS.TEXT_BOXES.SYNONYMS = ()
+    # Boxes of labelled classes below this score are dropped ...
+    cfg.PSEUDO_LABELS.TEXT_BOXES.MIN_SCORE = 0.25
+    # ... and those that overlap a better one of their class by more than this IoU.
+    cfg.PSEUDO_LABELS.TEXT_BOXES.NMS_THRESHOLD = 0.5
+    # Also ask for the classes that an image is not labelled with, which takes as long again, to
+    # count boxes without a label. Labels stay as they are.
+    cfg.PSEUDO_LABELS.TEXT_BOXES.OTHER_CLASSES = False
+    # Boxes of these other classes below this score do not count.
+    cfg.PSEUDO_LABELS.TEXT_BOXES.OTHER_MIN_SCORE = 0.5
 
     # WISE (Laradji et al., BMVC 2019, section 3.2).
     cfg.PSEUDO_LABELS.WISE = CN()
@@ -543,6 +565,34 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS.AFFINITYNET.REFINE = True
     # Connected pieces of a class below this fraction of the image's area are no instances.
     cfg.PSEUDO_LABELS.AFFINITYNET.MIN_AREA = 0.01
+
+
+def _add_agreement_config(cfg: CN) -> None:
+    # Pseudo labels of the same images from several sources become one set (stage "combine",
+    # tools/combine_labels.py). Beyond the papers; each step was measured (METHODS.md).
+    cfg.AGREEMENT = CN()
+    # COCO JSONs: what generators wrote, or a model's predictions on these images.
+    cfg.AGREEMENT.LABELS = ()
+    # Masks of one class with at least this IoU are of one object ...
+    cfg.AGREEMENT.IOU_THRESHOLD = 0.5
+    # ... whose mask is the "best" of them, or their pixelwise "vote", one per source and weighed by
+    # the scores: with two sources that is the best, too.
+    cfg.AGREEMENT.MASK = "vote"
+    # Scores become probabilities that a mask has an IoU of at least 0.5 with a true one: fitted to
+    # a COCO JSON with true masks of some of the images (50 do) ...
+    cfg.AGREEMENT.TRUE_MASKS = ""
+    # ... or as another run has fitted them (its ..._calibration.json). With neither, a fixed rule
+    # makes a score of the agreement (wsis_d2.labeling.agreement).
+    cfg.AGREEMENT.CALIBRATION = ""
+    # Objects below this score are dropped.
+    cfg.AGREEMENT.MIN_SCORE = 0.0
+    # Masks that lie in another one of their class are dropped for it, where two or more do ...
+    cfg.AGREEMENT.MINE_WHOLES = False
+    # ... each with at least this part of its area.
+    cfg.AGREEMENT.CONTAINMENT = 0.8
+    # COCO JSON of a model's predictions: a class in the image's label that is left without a mask
+    # gets its best one. It may be one of LABELS too. Empty: it stays without.
+    cfg.AGREEMENT.STUDENT = ""
 
 
 def _add_evaluation_config(cfg: CN) -> None:

@@ -13,7 +13,16 @@ from .page import (
 from .panels import Example
 from .pseudo_masks import PseudoMasks, review_task
 from .review_section import ReviewImage, ReviewMask, ReviewTask
-from .steps import PICTURE, PSEUDO_MASKS_OF_FILE, SECOND_STAGES, Step, generator_name, method_of
+from .steps import (
+    PICTURE,
+    PSEUDO_MASKS_OF_FILE,
+    SECOND_STAGES,
+    Method,
+    Step,
+    generator_name,
+    method_of,
+    second_stage_of,
+)
 from .tables import headline, tables
 
 __all__ = [
@@ -22,6 +31,7 @@ __all__ = [
     "SECOND_STAGES",
     "Example",
     "PseudoMasks",
+    "Method",
     "ReportColumn",
     "ReportNumber",
     "ReportPanel",
@@ -37,6 +47,7 @@ __all__ = [
     "headline",
     "method_of",
     "review_task",
+    "second_stage_of",
     "tables",
     "write_report",
 ]

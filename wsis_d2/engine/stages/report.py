@@ -32,6 +32,7 @@ from ...report import (
     PSEUDO_MASKS_OF_FILE,
     SECOND_STAGES,
     Example,
+    Method,
     PseudoMasks,
     ReportNumber,
     ReportPanel,
@@ -43,12 +44,13 @@ from ...report import (
     headline,
     method_of,
     review_task,
+    second_stage_of,
     tables,
     write_report,
 )
 from ..setup import load_config
 from ..supervision import build_supervision
-from .pseudo_labels import PSEUDO_LABEL_FILE, load_label_generator
+from .pseudo_labels import load_label_generator
 
 #: In a recipe's output folder.
 REPORT_FILE = "report.html"
@@ -92,21 +94,21 @@ def make_report(
     """
     labels_cfg = load_config(os.path.join(labels_folder, "config.yaml"))
     detector_cfg = load_config(os.path.join(detector_folder, "config.yaml"))
-    supervision = detector_cfg.DATASETS.SUPERVISION
-    if supervision not in SECOND_STAGES:
+    second_stage = second_stage_of(detector_cfg)
+    if second_stage is None:
         raise UserError(
-            f"the stage in '{detector_folder}' learns from {supervision}, not from pseudo labels: "
-            "let a report come after a stage with DATASETS.SUPERVISION "
+            f"the stage in '{detector_folder}' learns from {detector_cfg.DATASETS.SUPERVISION}, "
+            "not from pseudo labels: let a report come after a stage with DATASETS.SUPERVISION "
             f"{' or '.join(SECOND_STAGES)}"
         )
     method = method_of(labels_cfg)
-    second_stage = SECOND_STAGES[supervision]
     predict = _predictor(detector_cfg)
     name = label_dataset_name(labels_cfg)
     classes = list(MetadataCatalog.get(name).thing_classes)
     labelled = _Images(name, classes, predict, second_stage.load_truth(name))
     outcome = (second_stage.prediction, second_stage.truth)
-    masks = _pseudo_masks(labels_folder, name) if supervision == "masks" else None
+    learns_masks = second_stage is SECOND_STAGES["masks"]
+    masks = _pseudo_masks(detector_cfg.DATASETS.PSEUDO.JSON, name) if learns_masks else None
 
     sections = [_dataset_section(labelled, masks)]
     measured = tables(results)
@@ -127,12 +129,18 @@ def make_report(
         provenance={
             "Generator": generator_name(labels_cfg),
             "Labelled dataset": f"{name}, {len(dataset_dicts(name))} images",
-            f"{method.network} (sha256)": file_sha256(labels_cfg.MODEL.WEIGHTS),
+            **_provenance_of_network(method, labels_cfg),
             "Seed": str(labels_cfg.SEED),
             "Versions": f"wsis_d2 {__version__}, detectron2 {detectron2_version}, "
             f"torch {torch.__version__}",
         },
     )
+
+
+def _provenance_of_network(method: Method, cfg: CfgNode) -> dict[str, str]:
+    if not cfg.MODEL.WEIGHTS:  # nothing was trained
+        return {method.network: cfg.PSEUDO_LABELS.TEXT_BOXES.WEIGHTS}
+    return {f"{method.network} (sha256)": file_sha256(cfg.MODEL.WEIGHTS)}
 
 
 @dataclass(frozen=True)
@@ -178,9 +186,8 @@ def _dataset_section(images: _Images, masks: PseudoMasks | None) -> ReportSectio
     )
 
 
-def _pseudo_masks(labels_folder: str, name: str) -> PseudoMasks | None:
-    """The masks of the labels stage, None where they are gone."""
-    path = os.path.join(labels_folder, PSEUDO_LABEL_FILE)
+def _pseudo_masks(path: str, name: str) -> PseudoMasks | None:
+    """The masks that the second stage learned from, None where they are gone."""
     return PseudoMasks(path, ground_truth_json(name)) if os.path.isfile(path) else None
 
 
