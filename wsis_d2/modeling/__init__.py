@@ -6,6 +6,7 @@ from .classifier import CAMClassifier, PRMClassifier
 from .density import DensityPRM
 from .features import feature_shapes
 from .irnet import IRNet
+from .mask2former import HFMask2Former
 from .matching import BestMatcher
 from .noise_aware import NoiseAwareMaskHead, NoiseAwareROIHeads, NoiseAwareRPN
 from .norm import find_norm
@@ -32,6 +33,7 @@ __all__ = [
     "ContextDisplacementHead",
     "DensityPRM",
     "DisplacementHead",
+    "HFMask2Former",
     "IRNet",
     "NoiseAwareMaskHead",
     "NoiseAwareROIHeads",
