@@ -181,6 +181,11 @@ def _add_model_config(cfg: CN) -> None:
     # Resize the levels of a network of one stride (ViT) to the strides 4, 4, 8, 16 and 32.
     cfg.MODEL.TIMM.PYRAMID = False
 
+    # build_transformers_backbone: the backbone of a model of transformers, of which this is the
+    # folder or the name on the Hugging Face hub (its config.json alone is read).
+    cfg.MODEL.TRANSFORMERS = CN()
+    cfg.MODEL.TRANSFORMERS.NAME = ""
+
     # CAMClassifier and PRMClassifier.
     cfg.MODEL.CLASSIFIER = CN()
     # Number of classes; 0: taken from the training dataset's metadata.

@@ -23,6 +23,7 @@ from .timm_backbone import (
     build_timm_backbone,
     build_timm_fpn_backbone,
 )
+from .transformers_backbone import TransformersBackbone, build_transformers_backbone
 
 __all__ = [
     "RELATION_HEAD_REGISTRY",
@@ -42,9 +43,11 @@ __all__ = [
     "RetinaMask",
     "Stem",
     "TimmBackbone",
+    "TransformersBackbone",
     "build_retinanet_timm_fpn_backbone",
     "build_timm_backbone",
     "build_timm_fpn_backbone",
+    "build_transformers_backbone",
     "build_wsis_resnet_backbone",
     "feature_shapes",
     "find_norm",

@@ -106,6 +106,11 @@ class Mask2FormerHead(Mask2FormerPreTrainedModel):
 class DistributedMask2FormerLoss(Mask2FormerLoss):
     """The loss of ``transformers``, which knows of other processes through ``accelerate`` alone."""
 
+    def __init__(self, config: Mask2FormerConfig, weight_dict: dict[str, float]):
+        super().__init__(config, weight_dict)
+        # No weight that is learned: a checkpoint should not decide on it.
+        self.register_buffer("empty_weight", self.empty_weight, persistent=False)
+
     def get_num_masks(self, class_labels: list[Tensor], device: torch.device) -> Tensor:
         """The number of true masks per process, at least 1: that by which mask losses are divided.
 
