@@ -12,7 +12,9 @@ from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
 from wsis_d2 import add_wsis_config
 from wsis_d2.errors import UserError
+from wsis_d2.evaluation import evaluate_instance_masks
 from wsis_d2.modeling.mask2former import instances_from_queries
+from wsis_d2.structures import encode_mask
 from wsis_d2.weights.checkpoint import WSISCheckpointer
 
 transformers = pytest.importorskip("transformers")
@@ -263,28 +265,22 @@ def test_scores_are_class_times_mask_probability():
     found = instances_from_queries(class_logits(*probabilities), logits, *sizes)
     sigmoid = torch.sigmoid(torch.tensor([1.0, 2.0, 0.5])).tolist()
     first, second = (sigmoid[0] + sigmoid[1]) / 2, sigmoid[2]
-    # Of query and class; the third query has no pixel.
+    # Of query and class; the third query has no pixel, and scores nothing.
     expected = {
         (0, 0): 0.2 * first,
         (0, 1): 0.5 * first,
         (1, 0): 0.6 * second,
         (1, 1): 0.1 * second,
+        (2, 1): 0.0,
+        (2, 0): 0.0,
     }
     ranked = sorted(expected.items(), key=lambda item: -item[1])
     assert found.scores.tolist() == pytest.approx([score for _, score in ranked], rel=1e-5)
     assert found.pred_classes.tolist() == [c for (_, c), _ in ranked]
-    assert [int(m.sum()) for m in found.pred_masks] == [(2, 16)[q] for (q, _), _ in ranked]
+    assert [int(m.sum()) for m in found.pred_masks] == [(2, 16, 0)[q] for (q, _), _ in ranked]
     # The limit looks at the class alone.
     (best,) = instances_from_queries(class_logits(*probabilities), logits, *sizes, 1).scores
     assert best.item() == pytest.approx(expected[1, 0])
-
-
-def test_no_mask_has_a_pixel():
-    found = instances_from_queries(
-        class_logits([0.9, 0.1]), torch.full((1, 4, 4), -1.0), *[(8, 8)] * 3
-    )
-    assert len(found) == 0
-    assert found.pred_masks.shape == (0, 8, 8)
 
 
 def in_two_processes(rank, folder):
@@ -307,6 +303,49 @@ def test_masks_are_counted_over_all_processes(tmp_path):
     )
     assert count == other_count == 1.5
     assert torch.equal(gradient, other_gradient)
+
+
+def picture(boxes, size=(64, 64)):
+    """A :func:`scene` whose objects show their class by their color."""
+    x = scene(boxes, size)
+    x["image"] = 90 + x["image"] % 20
+    for mask, color in zip(x["instances"].gt_masks.tensor, x["instances"].gt_classes):
+        x["image"][:, mask] = 10
+        x["image"][color, mask] = 240
+    return x
+
+
+def test_learns_two_pictures_by_heart():
+    boxes = [(6, 8, 30, 28), (36, 30, 60, 58)], [(8, 30, 40, 60), (40, 4, 60, 24), (4, 4, 24, 20)]
+    batch = [picture(each) for each in boxes]
+    model = make("MODEL.MASK2FORMER.HIDDEN_DIM", 64).train()
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=60, pct_start=0.2)
+    for _ in range(60):
+        loss = sum(model(batch).values())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        results = [result["instances"] for result in model.eval()(batch)]
+    found = [records(i, r.pred_masks, r.pred_classes, r.scores) for i, r in enumerate(results)]
+    true = [x["instances"] for x in batch]
+    truth = [records(i, t.gt_masks.tensor, t.gt_classes) for i, t in enumerate(true)]
+    metrics = evaluate_instance_masks(sum(found, []), sum(truth, []))
+    assert metrics["AP50"] > 90
+
+
+def records(image_id, masks, classes, scores=None):
+    """COCO's dicts of an image's masks."""
+    found = [
+        {"image_id": image_id, "category_id": int(c), "segmentation": encode_mask(mask.numpy())}
+        for mask, c in zip(masks, classes)
+    ]
+    for record, score in zip(found, scores if scores is not None else ()):
+        record["score"] = float(score)
+    return found
 
 
 def test_a_checkpoint_does_not_decide_on_the_weight_of_no_object():

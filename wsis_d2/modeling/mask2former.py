@@ -147,7 +147,7 @@ def instances_from_queries(
     """The instances that one image's queries stand for, as published (its released code).
 
     A query may be an instance of several classes. An instance's score is the probability of its
-    class times the mean probability of its mask's pixels. Instances without a pixel are left out.
+    class times the mean probability of its mask's pixels; 0 where it has no pixel.
 
     Args:
         class_logits: (Q, K + 1), "no object" last.
@@ -175,7 +175,6 @@ def instances_from_queries(
         mask_scores.append(inside / masks[-1].sum((1, 2)).clamp(min=1))
     scores = probabilities * torch.cat(mask_scores)[rows]
     order = scores.argsort(descending=True, stable=True)
-    order = order[scores[order] > 0]
     instances = Instances(tuple(output_size))
     instances.pred_masks = torch.cat(masks)[rows[order]]
     instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
