@@ -149,11 +149,14 @@ def test_losses_and_gradients_are_those_of_transformers(published, loaded, monke
         assert loss.item() == pytest.approx(expected[name].item(), rel=1e-4), name
     assert sum(losses.values()).item() == pytest.approx(total.item(), rel=1e-5)
     sum(losses.values()).backward()
+    assert all(p.grad is not None for p in loaded.parameters() if p.requires_grad)  # as DDP asks
+    pixels = network.model.pixel_level_module
+    embeddings = [part.swin.embeddings for part in (loaded.backbone.network, pixels.encoder)]
     for ours, theirs in (
         (loaded.head.class_predictor, network.class_predictor),
-        (loaded.head.pixel_decoder.mask_projection, network.model.pixel_level_module.decoder),
+        (loaded.head.pixel_decoder.mask_projection, pixels.decoder.mask_projection),
+        [part.patch_embeddings.projection for part in embeddings],
     ):
-        theirs = getattr(theirs, "mask_projection", theirs)
         assert ours.weight.grad.abs().max() > 0
         assert torch.allclose(ours.weight.grad, theirs.weight.grad, rtol=1e-3, atol=1e-5)
 
@@ -315,6 +318,7 @@ def picture(boxes, size=(64, 64)):
     return x
 
 
+@pytest.mark.slow
 def test_learns_two_pictures_by_heart():
     boxes = [(6, 8, 30, 28), (36, 30, 60, 58)], [(8, 30, 40, 60), (40, 4, 60, 24), (4, 4, 24, 20)]
     batch = [picture(each) for each in boxes]

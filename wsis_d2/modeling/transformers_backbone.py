@@ -16,6 +16,8 @@ from ..errors import UserError
 __all__ = ["TransformersBackbone", "build_transformers_backbone"]
 
 _LEVELS = ("res2", "res3", "res4", "res5")
+# Of the image by which a network is tried.
+_SIDE = 64
 
 
 class TransformersBackbone(Backbone):
@@ -39,16 +41,28 @@ class TransformersBackbone(Backbone):
         self.network = network
         self._out_features = list(_LEVELS)
         self._out_feature_channels = dict(zip(_LEVELS, channels))
-        side = 64
-        with torch.no_grad():
-            features = self(torch.zeros(1, 3, side, side))
+        was_training = network.training
+        features = _try(self.eval())
+        network.train(was_training)
         self._out_feature_strides = {
-            name: side // feature.shape[-1] for name, feature in features.items()
+            name: _SIDE // feature.shape[-1] for name, feature in features.items()
         }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised images (N, 3, H, W) to {name: (N, channels, ceil(H / stride), ...)}."""
         return dict(zip(_LEVELS, self.network(x).feature_maps[-len(_LEVELS) :]))
+
+
+def _try(backbone: TransformersBackbone) -> dict[str, Tensor]:
+    """The features of an image; what gives none of them (Swin's last normalisation) is frozen, for
+    DDP would wait for its gradient."""
+    features = backbone(torch.zeros(1, 3, _SIDE, _SIDE))
+    parameters = list(backbone.parameters())
+    total = sum(feature.sum() for feature in features.values())
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients):
+        parameter.requires_grad_(gradient is not None)
+    return features
 
 
 @BACKBONE_REGISTRY.register()
