@@ -15,7 +15,9 @@ import torch
 from detectron2.utils.logger import setup_logger
 from hypothesis import settings
 from hypothesis import strategies as st
+from warm_python import WarmPython
 
+from wsis_d2 import processes
 from wsis_d2.data import register_builtin_datasets
 from wsis_d2.data.shapes import write_shapes
 from wsis_d2.folder_lock import unlock_folders
@@ -92,19 +94,45 @@ def datasets_root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run_tool(datasets_root):
-    """Run ``python tools/<name>`` in a subprocess; returns the completed process."""
+def warm_workers(monkeypatch):
+    """Workers of this process are forks of one server, though pytest changes the environment."""
+    processes.start_method()
+    monkeypatch.setattr(processes, "_server_environment", os.environ)
 
-    def run(name: str, *args: object, env: dict | None = None, timeout: float = 600):
-        command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / name), *map(str, args)]
+
+@pytest.fixture(scope="session")
+def warm_python(datasets_root):
+    """Runs scripts in forks of a process that has imported the package already."""
+    own = {"DETECTRON2_DATASETS": str(datasets_root), "OMP_NUM_THREADS": "1"}
+    python = WarmPython(ROOT, {**os.environ, **own})
+    yield python
+    python.kill()
+
+
+@pytest.fixture(scope="session")
+def run_tool(datasets_root, warm_python):
+    """Run ``python tools/<name>`` as a process of its own; returns the completed process.
+
+    With ``env``, what it changes of the environment, in a fresh interpreter.
+    """
+
+    def run(name: str, *args: object, env: dict | None = None, timeout: float = 900):
+        script = ROOT / "tools" / name
+        if env is None:
+            return warm_python.run(script, *args, timeout=timeout)
         environment = {
             **os.environ,
             "DETECTRON2_DATASETS": str(datasets_root),
             "OMP_NUM_THREADS": "1",
-            **(env or {}),
+            **env,
         }
         return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
+            [sys.executable, "-W", "ignore", str(script), *map(str, args)],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
         )
 
     return run
@@ -143,25 +171,16 @@ def tool_in_process(datasets_root, monkeypatch, capsys, fresh_loggers):
 #: Two iterations of everything: enough to see that the parts fit together.
 QUICK = (
     "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 4 DATALOADER.NUM_WORKERS 0 "
-    "PSEUDO_LABELS.PEAK_THRESHOLD -100.0 TEST.DETECTIONS_PER_IMAGE 5"
+    "PSEUDO_LABELS.PEAK_THRESHOLD -100.0 PSEUDO_LABELS.MAX_PEAKS 5 TEST.DETECTIONS_PER_IMAGE 5"
 ).split()
 
 
 @pytest.fixture(scope="session")
-def wise_output(datasets_root, tmp_path_factory) -> Path:
+def wise_output(run_tool, tmp_path_factory) -> Path:
     """The output folder of the whole WISE recipe on the tiny Shapes."""
     output = tmp_path_factory.mktemp("wise")
-    completed = subprocess.run(
-        [
-            *(sys.executable, "-W", "ignore", "tools/run_pipeline.py"),
-            *("--recipe", "configs/shapes/wise/recipe.yaml", "--output", str(output), *QUICK),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "DETECTRON2_DATASETS": str(datasets_root), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    recipe = ("--recipe", "configs/shapes/wise/recipe.yaml", "--output", output)
+    completed = run_tool("run_pipeline.py", *recipe, *QUICK)
     assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
     (output / "console.txt").write_text(completed.stdout)
     return output

@@ -3,9 +3,11 @@
 import errno
 import logging
 import os
+import signal
 import threading
 
 import pytest
+import torch
 
 from wsis_d2.errors import UserError, explain, os_error, say_full_disks_once
 
@@ -34,6 +36,22 @@ def _raised(error, cause=None, context=None):
 )
 def test_what_a_user_can_mend_is_a_sentence(error, expected):
     assert explain(error).startswith(expected)
+
+
+class _Deadly(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, _):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_of_a_loader_is_a_sentence():
+    with pytest.raises(RuntimeError) as error:
+        next(iter(torch.utils.data.DataLoader(_Deadly(), num_workers=1)))
+    message = explain(error.value)
+    assert message.startswith("a process that loads images has ended (DataLoader worker (pid")
+    assert "set DATALOADER.NUM_WORKERS lower and run the same command with --resume" in message
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ FLOORS = {
     "folder_lock": 1,
     "parallel": 1,
     "processes": 1,
+    "fork_server": 1,
     "images": 1,
     "errors": 0,
     "config": 0,

@@ -17,6 +17,8 @@ from wsis_d2.parallel import (
     one_thread_on_cpu,
 )
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 
 def _write_name(task) -> str:
     folder, name = task

@@ -1,10 +1,11 @@
 """Processes that end together, tried with forks of this one."""
 
 import errno
-import functools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -135,10 +136,8 @@ def test_a_second_signal_kills_workers_that_take_long():
 
 @pytest.fixture
 def forked(monkeypatch):
-    """:func:`run_processes` forks its workers, which spares importing the package in each."""
-    start = functools.partial(processes.mp.start_processes, start_method="fork")
-    monkeypatch.setattr(processes.mp, "start_processes", start)
-    monkeypatch.setattr(processes.mp, "get_context", lambda _: FORK)
+    """:func:`run_processes` forks its workers from this process, which needs no server."""
+    monkeypatch.setattr(processes, "start_method", lambda: "fork")
 
 
 def _fail_or_wait(index, connection, fail):
@@ -209,3 +208,47 @@ def test_workers_end_with_the_process_that_runs_them(forked, number):
     assert parent.exitcode == (0 if number == signal.SIGTERM else -number)
     with pytest.raises(EOFError):
         here.recv()
+
+
+def _say_who_forked_it(_, connection):
+    parent = os.getppid()
+    os.kill(parent, signal.SIGTERM)  # as to every process of a job
+    heeds_sigterm = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    connection.send((parent, heeds_sigterm))
+
+
+def test_workers_are_forks_of_one_server_that_outlives_sigterm(warm_workers):
+    here, there = multiprocessing.get_context("forkserver").Pipe()
+    for _ in range(2):
+        run_processes(_say_who_forked_it, 2, (there,))
+    parents, heed_sigterm = zip(*(here.recv() for _ in range(4)))
+    assert len(set(parents)) == 1
+    assert os.getpid() not in parents
+    assert all(heed_sigterm)
+
+
+def test_in_another_environment_workers_start_afresh(monkeypatch):
+    monkeypatch.setattr(processes, "_server_environment", None)
+    assert processes.start_method() == "forkserver"
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/elsewhere")
+    assert processes.start_method() == "spawn"
+
+
+# A fork of a process that has asked for GPUs cannot use them.
+_IMPORT_WITHOUT_CUDA = """
+import torch
+def refuse(*_): raise AssertionError("CUDA was asked for")
+for name in ("is_available", "device_count", "_lazy_init", "init"):
+    setattr(torch.cuda, name, refuse)
+import threading
+before = threading.active_count()
+import wsis_d2.fork_server
+assert threading.active_count() == before
+"""
+
+
+def test_the_server_has_no_cuda_and_no_threads():
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORT_WITHOUT_CUDA], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import threading
 from typing import Any
 
@@ -28,10 +29,23 @@ def one_sentence(error: UserError) -> str:
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+#: What PyTorch raises where a process of a data loader has ended, whoever ended it.
+_DEAD_LOADER = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal|exited unexpectedly)")
+
+
 def explain(error: BaseException) -> str:
-    """The sentence for what a user can mend: a :class:`UserError`, or a full disk; else ""."""
+    """The sentence for what a user can mend, else "".
+
+    That is a :class:`UserError`, a full disk, or a killed process of a data loader.
+    """
     if isinstance(error, UserError):
         return one_sentence(error)
+    if isinstance(error, RuntimeError) and _DEAD_LOADER.match(str(error)):
+        what = str(error).strip(" .")
+        return (
+            f"a process that loads images has ended ({what}): often there was too little memory; "
+            "set DATALOADER.NUM_WORKERS lower and run the same command with --resume"
+        )
     cause = full_disk(error)
     if cause is None:
         return ""

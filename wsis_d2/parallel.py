@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from .errors import UserError
-from .processes import end_with_parent
+from .processes import end_with_parent, start_method
 
 # Below this many images per process, starting one costs more than it saves.
 _MIN_IMAGES_PER_WORKER = 16
@@ -170,8 +170,7 @@ def map_images(
                 results.append(work(task))
                 progress.update()
             return results
-        # Forking a process whose libraries run threads, CUDA's above all, may hang it.
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(start_method())
         with ProcessPoolExecutor(num_workers, context, _begin_worker) as pool:
             futures = [pool.submit(work, task) for task in tasks]
             try:

@@ -96,6 +96,26 @@ def kill(processes: Sequence[BaseProcess]) -> None:
         process.join()
 
 
+def start_method() -> str:
+    """How to start a worker of this process, as ``multiprocessing.get_context`` takes it.
+
+    "forkserver": forks of a server that has imported the package (:mod:`wsis_d2.fork_server`). It
+    has the environment of the first call; where that was changed since, it is "spawn", as on
+    systems without forks. Never a fork of this process: its libraries may run threads, CUDA's
+    above all, without which a fork may hang.
+    """
+    global _server_environment
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    if _server_environment is None:
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["wsis_d2.fork_server"])
+        _server_environment = dict(os.environ)
+    return "forkserver" if _server_environment == os.environ else "spawn"
+
+
+_server_environment: dict[str, str] | None = None
+
+
 def run_processes(worker: Callable, num_processes: int, args: tuple) -> None:
     """Run ``worker(i, *args)`` in new processes, and wait for them.
 
@@ -110,13 +130,15 @@ def run_processes(worker: Callable, num_processes: int, args: tuple) -> None:
     Raises:
         UserError: a worker raised one, found the disk full or was ended by a signal.
     """
-    messages = mp.get_context("spawn").SimpleQueue()
+    method = start_method()
+    messages = mp.get_context(method).SimpleQueue()
     context = mp.start_processes(
         _reporting_worker,
         args=(messages, worker, args),
         nprocs=num_processes,
         daemon=False,
         join=False,
+        start_method=method,
     )
     try:
         _wait_for_processes(context.processes)
@@ -153,7 +175,7 @@ def _reporting_worker(local_rank: int, messages, worker: Callable, args: tuple) 
     say_full_disks_once()
     try:
         worker(local_rank, *args)
-    except (UserError, OSError) as error:
+    except Exception as error:
         message = explain(error)
         if not message:
             raise

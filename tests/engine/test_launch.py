@@ -22,6 +22,8 @@ from wsis_d2.engine.launch import (
 from wsis_d2.errors import UserError
 from wsis_d2.evaluation import PatientEvaluators
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 

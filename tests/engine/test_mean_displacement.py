@@ -146,7 +146,7 @@ def test_a_resumed_run_sets_the_mean(shapes, trained, seeds, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_images(shapes, seeds, tmp_path):
+def test_two_processes_share_the_images(shapes, seeds, warm_workers, tmp_path):
     launch(run, 2, dist_url="auto", args=(shapes, tmp_path, seeds))
     weights = load(tmp_path / "model_final.pth")
     expected = expected_mean(config(tmp_path, seeds), weights)

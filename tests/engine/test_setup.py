@@ -105,7 +105,7 @@ def _build_own_backbone(options, folder):
 @pytest.mark.parametrize(
     "num_processes", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["here", "spawned"]
 )
-def test_an_own_backbone_of_a_module_in_imports(own_package, tmp_path, num_processes):
+def test_an_own_backbone_of_a_module_in_imports(own_package, warm_workers, tmp_path, num_processes):
     (tmp_path / own_package / "__init__.py").write_text(OWN_BACKBONE)
     options = ["IMPORTS", f"('{own_package}',)", "MODEL.BACKBONE.NAME", "OwnBackbone"]
     launch(_build_own_backbone, num_processes, dist_url="auto", args=(options, tmp_path))

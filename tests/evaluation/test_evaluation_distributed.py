@@ -17,6 +17,7 @@ from wsis_d2.evaluation import (
     PseudoLabelWriter,
 )
 from wsis_d2.files import to_json_value, write_json
+from wsis_d2.processes import start_method
 
 NAME = "test_evaluation_distributed"
 IMAGE_IDS = [3, 1, 8, 5, 2]
@@ -99,11 +100,13 @@ def write_truth(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_more_processes_give_what_one_gives(world_size, tmp_path):
+def test_more_processes_give_what_one_gives(world_size, warm_workers, tmp_path):
     folder = str(tmp_path)
     write_truth(folder)
     evaluate(0, 1, folder)
-    mp.spawn(evaluate, args=(world_size, folder), nprocs=world_size)
+    mp.start_processes(
+        evaluate, (world_size, folder), nprocs=world_size, start_method=start_method()
+    )
     labels = [(tmp_path / f"labels{n}.json").read_bytes() for n in (1, world_size)]
     assert labels[0] == labels[1]
     assert len(labels[0]) > 1000

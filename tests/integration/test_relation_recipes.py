@@ -1,13 +1,10 @@
 """The IRNet and AffinityNet recipes, whole, on a tiny Shapes: every stage in its own process."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import QUICK, ROOT
+from conftest import QUICK
 from detectron2.data import MetadataCatalog
 from pycocotools.coco import COCO
 
@@ -22,23 +19,14 @@ STAGES = {
 
 
 @pytest.fixture(scope="module", params=list(STAGES))
-def finished(request, datasets_root, tmp_path_factory):
+def finished(request, run_tool, tmp_path_factory):
     """The method, its output folder, and how to run the recipe again."""
     output = tmp_path_factory.mktemp(request.param)
 
     def run(*arguments):
-        return subprocess.run(
-            [
-                *(sys.executable, "-W", "ignore", "tools/run_pipeline.py"),
-                *("--recipe", f"configs/shapes/{request.param}/recipe.yaml"),
-                *("--output", str(output), *arguments, *QUICK),
-            ],
-            cwd=ROOT,
-            env={**os.environ, "DETECTRON2_DATASETS": str(datasets_root), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
+        recipe = f"configs/shapes/{request.param}/recipe.yaml"
+        flags = ("--recipe", recipe, "--output", output)
+        return run_tool("run_pipeline.py", *flags, *arguments, *QUICK)
 
     completed = run()
     assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]

@@ -1,0 +1,86 @@
+"""A Python that has imported the package and forks a process per script that it is to run.
+
+So tests run tools in processes of their own, with their own arguments, signals and exit codes, and
+spare each of them the seconds that importing PyTorch and Detectron2 takes. Standard input has a
+JSON list per line: script, arguments, file for stdout, file for stderr; standard output gets the
+exit code as :mod:`subprocess` has it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+
+class WarmPython:
+    """The other end of :func:`serve`; starts it when the first script comes."""
+
+    def __init__(self, cwd: Path, env: dict[str, str]) -> None:
+        self._start = {"cwd": cwd, "env": env, "text": True, "start_new_session": True}
+        self._server: subprocess.Popen | None = None
+
+    def run(self, script: Path, *args: object, timeout: float) -> subprocess.CompletedProcess:
+        """Run ``python script *args``.
+
+        Args:
+            script: the path.
+            args: as strings.
+            timeout: seconds, after which it is killed with all that it started.
+
+        Raises:
+            subprocess.TimeoutExpired: it took longer.
+        """
+        if self._server is None:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            command = [sys.executable, "-W", "ignore", __file__]
+            self._server = subprocess.Popen(command, **pipes, **self._start)
+        command = [str(script), *map(str, args)]
+        with tempfile.TemporaryDirectory() as folder:
+            outputs = [Path(folder, name) for name in ("stdout", "stderr")]
+            request = [command[0], command[1:], *map(str, outputs)]
+            print(json.dumps(request), file=self._server.stdin, flush=True)
+            clock = threading.Timer(timeout, self.kill)
+            clock.start()
+            answer = self._server.stdout.readline()
+            clock.cancel()
+            if not answer:
+                self._server = None
+                raise subprocess.TimeoutExpired(command, timeout)
+            stdout, stderr = (path.read_text(errors="replace") for path in outputs)
+        return subprocess.CompletedProcess(command, int(answer), stdout, stderr)
+
+    def kill(self) -> None:
+        """End it, and what it runs."""
+        if self._server is not None:
+            os.killpg(self._server.pid, 9)
+            self._server.wait()
+
+
+def serve() -> None:
+    """Run what standard input asks for, one after the other."""
+    import wsis_d2.engine  # noqa: F401  (what the forks share)
+
+    for line in sys.stdin:
+        script, args, *outputs = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            with open(os.devnull) as nothing:
+                os.dup2(nothing.fileno(), 0)
+            for number, path in enumerate(outputs, 1):
+                with open(path, "wb") as file:
+                    os.dup2(file.fileno(), number)
+            sys.argv, sys.path[0] = [script, *args], os.path.dirname(script)
+            runpy.run_path(script, run_name="__main__")
+            return  # the interpreter ends as after any script
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
