@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.data.transforms import AugInput, AugmentationList
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
@@ -13,6 +14,8 @@ from fvcore.transforms import NoOpTransform
 
 from wsis_d2 import add_wsis_config
 from wsis_d2.engine import build_optimizer, load_config
+from wsis_d2.labeling import LOCALIZER_REGISTRY
+from wsis_d2.labeling.synonyms import class_texts
 from wsis_d2.recipes import load_recipe
 from wsis_d2.recipes.own_images import CONFIG_FOLDER
 
@@ -24,7 +27,11 @@ OVERLAYS = {
     CONFIGS / f"Base-{name}.yaml"
     for name in ("CascadeMaskRCNN", "MobileNetV2", "NoiseAware", "PointRend")
 }
-STAGE_CONFIGS = sorted(set(CONFIGS.rglob("*.yaml")) - set(RECIPES) - BASE_RECIPES - OVERLAYS)
+# Labels that no network of ours makes.
+WITHOUT_MODEL = {CONFIGS / "Base-TextBoxes.yaml", *CONFIGS.glob("*/text_boxes/*_labels.yaml")}
+STAGE_CONFIGS = sorted(
+    set(CONFIGS.rglob("*.yaml")) - set(RECIPES) - BASE_RECIPES - OVERLAYS - WITHOUT_MODEL
+)
 
 
 SUPERVISION = {
@@ -53,6 +60,18 @@ def test_config_builds_its_model(path):
     model = build_model(cfg)
     assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
     assert SUPERVISION[cfg.MODEL.META_ARCHITECTURE] == cfg.DATASETS.SUPERVISION
+
+
+@pytest.mark.parametrize("path", sorted(WITHOUT_MODEL), ids=_name)
+def test_config_without_a_model(path):
+    cfg = load_config(str(path))
+    assert cfg.MODEL.META_ARCHITECTURE == ""
+    assert cfg.MODEL.WEIGHTS == ""
+    assert cfg.DATASETS.SUPERVISION == "image_labels"
+    localizer = LOCALIZER_REGISTRY.get(cfg.PSEUDO_LABELS.LOCALIZER)
+    assert localizer.network is None
+    texts = class_texts(CLASS_NAMES, cfg.PSEUDO_LABELS.TEXT_BOXES.SYNONYMS)
+    assert ("dining table" in texts[10]) == (path.parts[-3] == "voc")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=_name)

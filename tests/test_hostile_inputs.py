@@ -47,6 +47,7 @@ from wsis_d2.data import (
 from wsis_d2.data.image_files import read_image_sizes
 from wsis_d2.data.image_folder import ImageFolder
 from wsis_d2.data.shapes import _read_parameters
+from wsis_d2.engine import combine_labels, load_config
 from wsis_d2.engine.setup import merged_config
 from wsis_d2.errors import UserError
 from wsis_d2.evaluation import LabelShards, evaluate_mask_files, shard_file
@@ -54,7 +55,7 @@ from wsis_d2.evaluation.export.labels import Selection, read_labels
 from wsis_d2.evaluation.label_records import LabelRecords
 from wsis_d2.evaluation.label_shards import shard_header, write_shard
 from wsis_d2.images import read_image
-from wsis_d2.labeling import cam_files, read_cam, write_cam
+from wsis_d2.labeling import ScoreCalibration, cam_files, read_calibration, read_cam, write_cam
 from wsis_d2.labeling.self_training import LabelFile
 from wsis_d2.parallel import Shard
 from wsis_d2.proposals import (
@@ -375,6 +376,29 @@ def _pseudo_labels(folder: Path) -> Probe:
             mapper(dataset_dict)
 
     return _json_probe(path, read, _coco())
+
+
+def _combined_labels(folder: Path) -> Probe:
+    _save_image(folder)
+    path, valid = folder / "labels.json", folder / "valid.json"
+    valid.write_text(json.dumps(_coco()))
+    register_image_level_dataset(NAME, str(folder), str(valid), gt_json=str(valid))
+    labels = f"('{path}', '{valid}')"
+    options = ["AGREEMENT.LABELS", labels, "AGREEMENT.STUDENT", str(path), "MODEL.DEVICE", "cpu"]
+    cfg = load_config("", ["DATASETS.TRAIN", f"('{NAME}',)", *options])
+    read = lambda: combine_labels(cfg, str(folder / "combined.json"))  # noqa: E731
+    return _json_probe(path, read, _coco(), _coco()["annotations"])
+
+
+def _calibration(folder: Path) -> Probe:
+    path = folder / "calibration.json"
+    content = ScoreCalibration(-1.0, {"rank": 0.5}, {"WISE": 0.1}, {"cat": -0.2}).to_json()
+
+    def read() -> None:
+        scores = read_calibration(path)(np.ones((1, 4)), ["WISE"], ["cat"])
+        assert ((scores >= 0) & (scores <= 1)).all()
+
+    return _json_probe(path, read, content)
 
 
 def _old_labels(folder: Path) -> Probe:
@@ -728,6 +752,8 @@ READERS = {
     "detections of evaluate_masks": _detections,
     "semantic truth": _semantic_truth,
     "pseudo labels, to be learnt from": _pseudo_labels,
+    "pseudo labels to be combined": _combined_labels,
+    "calibration of scores": _calibration,
     "pseudo labels of an earlier round": _old_labels,
     "COCO JSON of image labels": _own_coco_labels,
     "CSV of image labels": _csv,

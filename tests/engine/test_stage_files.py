@@ -72,6 +72,10 @@ def test_keys_that_decide_the_result(fingerprint, key, value, decides, monkeypat
         ("pseudo_labels", "SEEDS.FG_THRESHOLD", 0.7, True),
         ("pseudo_labels", "PSEUDO_LABELS.WALK.BETA", 7.0, True),
         ("pseudo_labels", "SOLVER.BASE_LR", 0.7, False),
+        ("pseudo_labels", "AGREEMENT.MASK", "best", False),
+        ("train", "AGREEMENT.MASK", "best", False),
+        ("combine", "AGREEMENT.MASK", "best", True),
+        ("combine", "SEEDS.FG_THRESHOLD", 0.7, False),
     ],
 )
 def test_sections_that_decide_nothing_in_a_stage(fingerprint, run, key, value, decides):
@@ -88,6 +92,9 @@ def test_sections_that_decide_nothing_in_a_stage(fingerprint, run, key, value, d
         ("pseudo_labels", "PROPOSALS.PROMPTED.WEIGHTS", ("PROPOSALS.SOURCE", "prompted")),
         ("pseudo_labels", "PSEUDO_LABELS.SELF_TRAINING.OLD_LABELS", ()),
         ("pseudo_labels", "DATASETS.OWN_TRAIN.GT_JSON", ()),
+        ("combine", "AGREEMENT.STUDENT", ()),
+        ("combine", "AGREEMENT.TRUE_MASKS", ()),
+        ("combine", "AGREEMENT.CALIBRATION", ()),
     ],
 )
 def test_the_content_of_an_outside_file_counts(fingerprint, tmp_path, run, key, options):
@@ -154,6 +161,8 @@ def test_results_of_an_earlier_stage_that_was_run_again_count(fingerprint, tmp_p
         ("proposals", "maps/a.json.gz"),
         ("pseudo_labels", "pseudo_labels.json"),
         ("pseudo_labels", "pseudo_labels_sem_seg/{}.png"),
+        ("combine", "pseudo_labels.json"),
+        ("combine", "pseudo_labels_calibration.json"),
         ("report", "../report.html"),
     ],
 )

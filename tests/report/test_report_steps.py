@@ -8,13 +8,14 @@ import pytest
 import torch
 from conftest import ROOT
 from detectron2.data import MetadataCatalog
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 
 from wsis_d2.data import dataset_dicts, register_builtin_datasets, write_label_map
 from wsis_d2.engine import load_config
 from wsis_d2.engine.stages import report
 from wsis_d2.engine.stages.report import make_report
 from wsis_d2.errors import UserError
+from wsis_d2.evaluation import reliability_curve
 from wsis_d2.labeling import LOCALIZER_REGISTRY, LocationCues
 from wsis_d2.labeling.affinitynet import AffinityNetCues
 from wsis_d2.labeling.irnet_walk import IRNetCues, walk_instance_cams
@@ -27,6 +28,7 @@ from wsis_d2.report.steps import (
     SECOND_STAGES,
     generator_name,
     method_of,
+    second_stage_of,
 )
 from wsis_d2.visualization import instance_colors
 
@@ -139,7 +141,7 @@ def _location_cues() -> LocationCues:
     )
 
 
-@pytest.mark.parametrize("localizer", [*LOCALIZERS, "Foreign"])
+@pytest.mark.parametrize("localizer", sorted({*LOCALIZERS, "Foreign"} - {"TextBoxes"}))
 def test_steps_of_every_localizer(localizer):
     x = _example("WISE", _location_cues(), "PSEUDO_LABELS.LOCALIZER", localizer)
     steps = method_of(x.cfg).steps
@@ -152,6 +154,32 @@ def test_steps_of_every_localizer(localizer):
 def test_every_localizer_has_its_steps():
     ours = {name for name, cls in LOCALIZER_REGISTRY if cls.__module__.startswith("wsis_d2")}
     assert set(LOCALIZERS) == ours
+
+
+@pytest.mark.parametrize("num_labelled", [1, 2])
+def test_boxes_with_and_without_a_label(num_labelled):
+    boxes = Instances(
+        (SIDE, SIDE),
+        pred_boxes=Boxes(torch.tensor([[8.0, 32, 56, 96], [72, 32, 120, 96]])),
+        scores=torch.tensor([0.9, 0.6]),
+        pred_classes=torch.tensor([2, 1]),
+        is_labelled=torch.arange(2) < num_labelled,
+    )
+    labels = {**_labels("WISE"), "cues": _location_cues(), "located_boxes": boxes}
+    options = ["PSEUDO_LABELS.LOCALIZER", "TextBoxes"]
+    x = _example("WISE", None, *options, labels=labels)
+    picture, found, masks = (step.draw(x) for step in method_of(x.cfg).steps)
+    captions = {1: "1 box, 1 of classes without a label", 2: "2 boxes"}
+    assert found.caption == captions[num_labelled]
+    changed = (found.image != picture.image).any(2)[::2, ::2]
+    assert changed[40:90, 10:54].all()
+    assert changed[40:90, 74:118].all()
+    assert not changed[100:].any()
+    assert masks.caption == "2 masks"
+    x = _example("WISE", None, *options, "PSEUDO_LABELS.GENERATOR", "BoxLabels", labels=labels)
+    assert method_of(x.cfg) is METHODS["BoxLabels"]
+    assert [step.draw(x).caption for step in method_of(x.cfg).steps][1:] == [found.caption]
+    assert generator_name(x.cfg) == "BoxLabels · TextBoxes"
 
 
 def test_the_density_says_how_many():
@@ -282,6 +310,25 @@ def test_second_stage_shows_masks_or_label_maps():
     assert semantic.truth.draw(_example(truth=None)).image is None
 
 
+def test_a_second_stage_of_boxes_alone():
+    file = str(ROOT / "configs/shapes/mask_rcnn_R_50_slim_FPN.yaml")
+    masks = load_config(file, ["MODEL.ROI_HEADS.NUM_CLASSES", "5"])
+    assert second_stage_of(masks) is SECOND_STAGES["masks"]
+    boxes = masks.clone()
+    boxes.MODEL.MASK_ON = False
+    stage = second_stage_of(boxes)
+    assert stage.prediction.title == "Faster R-CNN"
+    instances = _instances()
+    instances.pred_boxes = Boxes(torch.tensor([[8.0, 32, 56, 96], [72, 32, 120, 96]]))
+    of_masks = stage.prediction.draw(_example(prediction={"instances": instances}))
+    instances.remove("pred_masks")
+    of_boxes = stage.prediction.draw(_example(prediction={"instances": instances}))
+    assert of_boxes.caption == "1 box of score ≥ 0.5"
+    assert (of_boxes.image == of_masks.image).all()
+    labels = load_config(str(ROOT / "configs/shapes/wise/classifier.yaml"))
+    assert second_stage_of(labels) is None
+
+
 def test_truths_of_a_dataset(datasets_root):
     register_builtin_datasets(str(datasets_root))
     d = dataset_dicts("shapes_val")[0]
@@ -328,9 +375,39 @@ def test_headline_and_tables_have_what_was_measured():
         ("Segmentation network (held-out images)", 57.0, None),
     ]
     assert by_title["Seeds, percent of pixels"].rows == [("Seeds", 97.0, None, None, 30.0)]
+    assert "Where labels and detector disagree" not in by_title
     assert by_title["Time, seconds"].rows[:2] == [("classifier", 3.0), ("cams", 2.0)]
     only_masks = {k: RESULTS[k] for k in ("classifier", "report")}
     assert [table.title for table in tables(only_masks)] == ["Time, seconds"]
+
+
+def test_the_reliability_curve_is_a_table():
+    (empty, full) = reliability_curve([0.5, 1.0], [False, True], num_bins=2)["bins"]
+    curve = {"ECE": 25.0, "bins": [empty, full]}
+    metrics = {"combined_labels": {"AP50": 40.0}, "calibration": curve}
+    results = {**RESULTS, "combine": {"metrics": metrics}}
+    assert ("Combined masks, AP50", "AP50", 40.0) in headline(results)
+    by_title = {table.title: table for table in tables(results)}
+    table = by_title["Reliability of the scores, percent"]
+    assert table.rows == [("50 to 100", 2, 75.0, 50.0)]
+    assert "error: 25.0 %" in table.note
+    assert by_title["Instance masks, percent"].rows[1][0] == "Combined masks (training images)"
+
+
+def test_labels_without_boxes_and_boxes_without_labels_are_told():
+    counts = {"labels": 5, "labels-ant": 2, "labels-bee": 3, "labels without a box": 1}
+    counts |= {"labels without a box-ant": 0, "labels without a box-bee": 1, "boxes": 9}
+    counts |= {"boxes-ant": 3, "boxes-bee": 6}
+    (table,) = label_tables({"pseudo_labels": {"metrics": {"label_noise": counts}}})
+    rows = [("All classes", 5, 1, 9, None), ("ant", 2, 0, 3, None), ("bee", 3, 1, 6, None)]
+    assert table.rows == rows
+    counts["boxes without a label"], counts["boxes without a label-bee"] = 4, 4
+    (table,) = label_tables({"pseudo_labels": {"metrics": {"label_noise": counts}}})
+    assert [row[-1] for row in table.rows] == [4, None, 4]
+
+
+def label_tables(results):
+    return [table for table in tables(results) if "disagree" in table.title]
 
 
 class _Generator:

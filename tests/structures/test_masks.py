@@ -11,12 +11,14 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as mask_utils
 
 from wsis_d2.structures import (
+    box_masks,
     decode_mask,
     decode_masks,
     encode_mask,
     encode_masks,
     mask_areas,
     mask_box,
+    mask_containment,
     mask_iou,
     mask_nms,
     to_rle,
@@ -130,7 +132,7 @@ def test_sizes_that_no_image_has_are_refused(size):
         to_rle({"size": size, "counts": [20]})
 
 
-def box_masks(count, seed):
+def random_box_masks(count, seed):
     rng = np.random.default_rng(seed)
     masks = np.zeros((count, 30, 30), dtype=bool)
     for mask in masks:
@@ -145,7 +147,7 @@ def plain_iou(a, b):
 
 
 def test_arithmetic_against_arrays():
-    masks, _ = box_masks(300, 0)  # more than pycocotools takes at a time
+    masks, _ = random_box_masks(300, 0)  # more than pycocotools takes at a time
     rles = encode_masks(masks)
     assert rles[3] == encode_mask(masks[3])
     assert np.array_equal(decode_masks(rles, (30, 30)), masks)
@@ -160,12 +162,15 @@ def test_arithmetic_against_arrays():
     assert mask_iou([], rles).shape == (0, 300)
     empty = encode_mask(np.zeros((30, 30), bool))
     assert mask_iou([empty], [empty]).tolist() == [[0]]
+    inside = [[(a & b).sum() / a.sum() for b in masks[:4]] for a in masks]
+    np.testing.assert_allclose(mask_containment(rles, rles[:4]), inside)
+    assert mask_containment([empty], [rles[0]]).tolist() == [[0]]
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.9])
 @pytest.mark.parametrize("num_classes", [None, 3])
 def test_nms_against_brute_force(threshold, num_classes):
-    masks, scores = box_masks(80, 1)
+    masks, scores = random_box_masks(80, 1)
     classes = np.random.default_rng(2).integers(0, num_classes or 1, len(masks))
     kept = []
     for i in sorted(range(len(masks)), key=lambda i: -scores[i]):
@@ -179,9 +184,23 @@ def test_nms_against_brute_force(threshold, num_classes):
 
 
 def test_nms_drops_copies_at_any_threshold():
-    masks, _ = box_masks(2, 0)
+    masks, _ = random_box_masks(2, 0)
     assert mask_nms(encode_masks(masks[[0, 1, 0]]), [0.5, 0.4, 0.9], 1.0).tolist() == [2, 1]
 
 
 def test_nms_of_nothing():
     assert len(mask_nms([], np.zeros(0), 0.5)) == 0
+
+
+def test_box_masks_hold_the_pixels_whose_centres_they_hold():
+    rng = np.random.default_rng(0)
+    size = (9, 13)
+    boxes = np.sort(rng.uniform(-2, 12, (20, 2, 2)), 1).reshape(-1, 4)
+    masks = box_masks(boxes, size)
+    assert masks.shape == (20, *size)
+    for (x0, y0, x1, y1), mask in zip(boxes, masks):
+        for y, x in itertools.product(*map(range, size)):
+            assert mask[y, x] == (y0 <= y + 0.5 < y1 and x0 <= x + 0.5 < x1)
+    whole = box_masks(np.array([[2.0, 1, 7, 4]]), size)
+    assert mask_box(encode_masks(whole)[0]) == [2, 1, 5, 3]
+    assert box_masks(np.zeros((0, 4)), size).shape == (0, *size)

@@ -10,6 +10,7 @@ from .lazy import evaluate_lazy, lazy_device, load_lazy_config, setup_lazy, trai
 from .setup import load_config, setup
 from .solver import build_lr_scheduler, build_optimizer, get_optimizer_params, one_cycle
 from .stages import (
+    combine_labels,
     evaluate,
     load_label_generator,
     load_multi_scale_cam,
@@ -31,6 +32,7 @@ __all__ = [
     "build_lr_scheduler",
     "build_optimizer",
     "check_pixel_statistics",
+    "combine_labels",
     "convert_checkpoint",
     "evaluate",
     "evaluate_lazy",

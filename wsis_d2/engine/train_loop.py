@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..files import write_json
 from ..weights.checkpoint import WSISCheckpointer
 from .hooks import MeanDisplacement, StopOnSigterm
+from .pictures import TrainingPictures
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +133,22 @@ def insert_stop_on_sigterm(
     """Add :class:`StopOnSigterm` to the hooks of a training, in place."""
     # Not after an evaluation, for which schedulers do not wait.
     registered.insert(_first_of(registered, hooks.EvalHook), StopOnSigterm(checkpointer))
+
+
+def insert_training_pictures(
+    registered: list[HookBase | None], model: torch.nn.Module, period: int, image_format: str
+) -> None:
+    """Add :class:`TrainingPictures` to the hooks of a training, in place, where they are asked for.
+
+    Args:
+        registered: the hooks.
+        model: the model, wrapped or not.
+        period: ``VIS_PERIOD``; 0 for no pictures.
+        image_format: ``INPUT.FORMAT``.
+    """
+    if period > 0 and comm.is_main_process():  # which alone has a writer
+        position = _first_of(registered, hooks.EvalHook)
+        registered.insert(position, TrainingPictures(unwrapped(model), period, image_format))
 
 
 def _first_of(registered: list[HookBase | None], *kinds: type[HookBase]) -> int:

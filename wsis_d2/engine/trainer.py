@@ -13,6 +13,7 @@ from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.utils import comm
 
 from ..data import dataset_dicts, require_dataset, training_classes
 from ..errors import explain, look_up
@@ -25,6 +26,7 @@ from .train_loop import (
     build_distributed_loop,
     insert_mean_displacement,
     insert_stop_on_sigterm,
+    insert_training_pictures,
     resume_data,
     stop_at_divergence,
     unwrapped,
@@ -98,6 +100,11 @@ class Trainer(DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """The meta-architecture of the config (not printed: it is in the config)."""
         look_up(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
+        if cfg.VIS_PERIOD > 0 and not comm.is_main_process():
+            # Detectron2's models draw on every process; without a writer pictures would pile up.
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.VIS_PERIOD = 0
         return build_model(cfg)
 
     @classmethod
@@ -135,13 +142,14 @@ class Trainer(DefaultTrainer):
         return super().test(cfg, model, evaluators)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's, and what a model needs when its training ends."""
+        """Detectron2's, what a model needs when its training ends, pictures where asked for."""
         registered = super().build_hooks()
         if hasattr(unwrapped(self.model), "mean_displacement"):
             for name in self.cfg.DATASETS.MEAN_DISPLACEMENT:
                 require_dataset(name)  # before the training, not after it
         insert_mean_displacement(registered, self.model, self._build_mean_image_loader)
         insert_stop_on_sigterm(registered, self.checkpointer)
+        insert_training_pictures(registered, self.model, self.cfg.VIS_PERIOD, self.cfg.INPUT.FORMAT)
         return registered
 
     def _build_mean_image_loader(self) -> torch.utils.data.DataLoader:

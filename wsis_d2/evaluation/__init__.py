@@ -13,27 +13,37 @@ from .label_maps import (
     seed_metrics,
     threshold_confusion_matrices,
 )
+from .label_noise import count_label_noise
 from .label_shards import LabelShards, read_shard_header, shard_file, shard_header
 from .mask_files import evaluate_coco, evaluate_mask_files
 from .metrics_table import flatten_instance_metrics, format_instance_metrics
 from .patient import PatientEvaluators
 from .proposal_quality import evaluate_proposals, format_proposal_metrics
 from .pseudo_label_file import PseudoLabelFile
-from .pseudo_label_writer import PseudoLabelWriter, ShardLabelWriter
+from .pseudo_label_writer import (
+    LocatedBoxWriter,
+    PseudoLabelWriter,
+    ShardBoxWriter,
+    ShardLabelWriter,
+)
+from .reliability import reliability_curve
 from .sem_seg_writer import SemSegLabelWriter
 
 __all__ = [
     "CountEvaluator",
     "InstanceMaskEvaluator",
     "LabelShards",
+    "LocatedBoxWriter",
     "MultiLabelEvaluator",
     "PatientEvaluators",
     "PseudoLabelFile",
     "PseudoLabelWriter",
     "SemSegLabelWriter",
+    "ShardBoxWriter",
     "ShardLabelWriter",
     "confusion_matrix",
     "count_errors",
+    "count_label_noise",
     "evaluate_coco",
     "evaluate_instance_masks",
     "evaluate_label_maps",
@@ -49,6 +59,7 @@ __all__ = [
     "multilabel_average_precision",
     "read_coco_json",
     "read_shard_header",
+    "reliability_curve",
     "seed_metrics",
     "shard_file",
     "shard_header",

@@ -74,15 +74,17 @@ class InstanceMaskEvaluator(DatasetEvaluator):
         Args:
             inputs: dicts with ``image_id``.
             outputs: dicts with ``instances`` of the original image size: ``pred_boxes``,
-                ``pred_masks`` (N, H, W) bool, ``scores``, ``pred_classes`` (contiguous ids).
+                ``pred_masks`` (N, H, W) bool, ``scores``, ``pred_classes`` (contiguous ids). Those
+                without masks, a box detector's, are not evaluated.
         """
         if not self._gt_file:
             return
         for input_, output in zip(inputs, outputs):
             instances = output["instances"].to("cpu")
-            self._predictions.append(
-                (input_["image_id"], instances_to_coco_json(instances, input_["image_id"]))
-            )
+            if instances.has("pred_masks"):
+                self._predictions.append(
+                    (input_["image_id"], instances_to_coco_json(instances, input_["image_id"]))
+                )
 
     def evaluate(self) -> OrderedDict:
         """
@@ -105,7 +107,7 @@ class InstanceMaskEvaluator(DatasetEvaluator):
                 return OrderedDict()
             predictions = list(itertools.chain(*gathered))
         if not predictions:
-            self._logger.warning("InstanceMaskEvaluator did not receive any predictions.")
+            self._logger.warning("InstanceMaskEvaluator did not receive any masks.")
             return OrderedDict()
 
         # In the order of the images, so that equal scores are ranked alike in any number of

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
+import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
@@ -29,6 +30,9 @@ class PseudoLabelWriter(DatasetEvaluator):
     beside the output (:class:`~wsis_d2.evaluation.label_records.LabelRecords`); a run that was
     killed goes on from these files.
     """
+
+    #: What its counts are in the results.
+    _key = "pseudo_labels"
 
     def __init__(
         self,
@@ -93,10 +97,14 @@ class PseudoLabelWriter(DatasetEvaluator):
                 annotations: no instances, and nothing that stock Detectron2 trains on.
         """
         for input_, output in zip(inputs, outputs):
-            annotations = self._annotations(output["instances"])
-            if "ignore_regions" in output:
-                annotations += self._crowd_annotations(output["ignore_regions"])
-            self._records.append(input_["image_id"], annotations)
+            self._records.append(input_["image_id"], self._annotations_of(output))
+
+    def _annotations_of(self, output: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """COCO annotations of an image, without ids."""
+        annotations = self._annotations(output["instances"])
+        if "ignore_regions" in output:
+            annotations += self._crowd_annotations(output["ignore_regions"])
+        return annotations
 
     def _annotations(self, instances: Instances) -> list[dict[str, Any]]:
         """COCO annotations without ids; instances with a low score or an empty mask are dropped."""
@@ -141,7 +149,7 @@ class PseudoLabelWriter(DatasetEvaluator):
             self._warn_of_missing(records)
             counts = self._write(records)
         self._records.remove()
-        return OrderedDict(pseudo_labels=counts)
+        return OrderedDict([(self._key, counts)])
 
     def _write(self, records: RecordReader) -> OrderedDict:
         return self._file.write(records.annotations)
@@ -184,6 +192,46 @@ class ShardLabelWriter(PseudoLabelWriter):
         write_shard(self._file.path, self._header, image_ids, records.annotations)
         self._logger.info(f"Labels of {len(image_ids)} images were written to '{self._file.path}'.")
         return OrderedDict(images=len(image_ids))
+
+
+class _LocatedBoxes:
+    """Annotations are the ``located_boxes`` of a label generator, without masks."""
+
+    _key = "located_boxes"
+    _category_ids: Mapping[int, int]
+
+    def _annotations_of(self, output: Mapping[str, Any]) -> list[dict[str, Any]]:
+        boxes = output["located_boxes"]
+        corners = boxes.pred_boxes.tensor.double()
+        sides = corners[:, 2:] - corners[:, :2]
+        return [
+            {
+                "category_id": self._category_ids[label],
+                "bbox": [round(number, 2) for number in box],
+                "area": round(area, 2),
+                "iscrowd": int(not is_labelled),
+                "score": round(score, 6),
+            }
+            for box, area, label, score, is_labelled in zip(
+                torch.cat([corners[:, :2], sides], 1).tolist(),
+                sides.prod(1).tolist(),
+                boxes.pred_classes.tolist(),
+                boxes.scores.tolist(),
+                boxes.is_labelled.tolist(),
+            )
+        ]
+
+
+class LocatedBoxWriter(_LocatedBoxes, PseudoLabelWriter):
+    """Writes the boxes that a label generator's localiser gives as a COCO dataset without masks.
+
+    Boxes of classes that the image is not labelled with are crowd annotations, on which stock
+    Detectron2 does not train. For the arguments see :class:`PseudoLabelWriter`.
+    """
+
+
+class ShardBoxWriter(_LocatedBoxes, ShardLabelWriter):
+    """:class:`LocatedBoxWriter` for a shard, see :class:`ShardLabelWriter`."""
 
 
 def _rles(instances: Instances) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """From cues to masks: label generators, one module per method, and the parts of WISE."""
 
 from .affinitynet import AffinityNetCues, AffinityNetLabels
+from .agreement import Candidates, CombinedMask, MaskCombiner, class_overlap, relative_ranks
+from .box_labels import BoxLabels
 from .cam_files import full_size_cam, read_cam, reduced_cam, write_cam
 from .cam_folder import CAMFolder
 from .cams import MultiScaleCAM, multi_scale_cams
@@ -18,15 +20,23 @@ from .localizers import (
     Localizer,
     LocationCues,
     PRMPeaks,
+    TextBoxes,
     build_localizer,
 )
 from .optimize import optimize_for_inference
 from .prompts import Prompter, build_prompter
 from .refine import LabelRefinement, ProposalRefinement, refine_instances
+from .score_calibration import (
+    ScoreCalibration,
+    are_right,
+    fit_calibration,
+    read_calibration,
+)
 from .seeds import alpha_seeds, build_seed_function, confident_seeds, crf_settings
 from .selectors import (
     SELECTOR_REGISTRY,
     BestObjectness,
+    BoxOverlap,
     DensityObjectness,
     DensityScore,
     DiceWithResponse,
@@ -36,17 +46,24 @@ from .selectors import (
     build_selector,
 )
 from .self_training import SelfTraining
+from .text_detector import TEXT_DETECTOR_REGISTRY, TextDetector
+from .transformers_detector import TransformersDetector
 from .wise import PRM, WISE
 
 __all__ = [
     "LABEL_GENERATOR_REGISTRY",
     "LOCALIZER_REGISTRY",
     "SELECTOR_REGISTRY",
+    "TEXT_DETECTOR_REGISTRY",
     "AffinityNetCues",
     "AffinityNetLabels",
     "BestObjectness",
+    "BoxLabels",
+    "BoxOverlap",
     "CAMFolder",
     "CAMMaxima",
+    "Candidates",
+    "CombinedMask",
     "DensityObjectness",
     "DensityPeaks",
     "DensityScore",
@@ -59,6 +76,7 @@ __all__ = [
     "IRNetLabels",
     "Localizer",
     "LocationCues",
+    "MaskCombiner",
     "MultiScaleCAM",
     "PRM",
     "PRMPeaks",
@@ -66,28 +84,37 @@ __all__ = [
     "Prompter",
     "ProposalRefinement",
     "SampledObjectness",
+    "ScoreCalibration",
     "Selector",
     "SelfTraining",
+    "TextBoxes",
+    "TextDetector",
+    "TransformersDetector",
     "WISE",
     "alpha_seeds",
+    "are_right",
     "build_label_generator",
     "build_localizer",
     "build_prompter",
     "build_seed_function",
     "build_selector",
+    "class_overlap",
     "confident_seeds",
     "crf_settings",
     "detect_instances",
+    "fit_calibration",
     "full_size_cam",
     "ignore_regions",
     "instances_from_relations",
     "multi_scale_cams",
     "optimize_for_inference",
+    "read_calibration",
     "read_cam",
     "reduce_image",
     "reduce_input",
     "reduced_cam",
     "reduced_size",
     "refine_instances",
+    "relative_ranks",
     "write_cam",
 ]

@@ -33,8 +33,10 @@ class LabelGenerator(torch.nn.Module, ABC):
     :meth:`label` gives of each image and, with ``ignore_threshold``, its ``ignore_regions``.
 
     Attributes:
-        network: the trained network, whose checkpoint ``MODEL.WEIGHTS`` names.
+        network: the trained network, whose checkpoint ``MODEL.WEIGHTS`` names; None where there is
+            nothing to train.
         gives_label_maps: whether each output has ``sem_seg_labels`` too.
+        gives_boxes: whether each output has ``located_boxes`` too.
         cams: the stored CAMs that it reads, None where it reads none.
         ignore_threshold: above 0, pixels that respond to a labelled class above this fraction of
             its maximum, but that no mask claims, are regions to ignore; see
@@ -46,8 +48,9 @@ class LabelGenerator(torch.nn.Module, ABC):
             not reduced.
     """
 
-    network: torch.nn.Module
+    network: torch.nn.Module | None
     gives_label_maps: bool = False
+    gives_boxes: bool = False
     cams: CAMFolder | None = None
     ignore_threshold: float = 0.0
     refinement: LabelRefinement | None = None
@@ -90,8 +93,10 @@ class LabelGenerator(torch.nn.Module, ABC):
         Returns:
             ``{"instances": Instances}`` with ``pred_masks`` (N, H, W) bool, ``pred_boxes``,
             ``scores`` and ``pred_classes`` at the original size; where ``gives_label_maps`` also
-            ``"sem_seg_labels"``, (H, W) uint8 with 0 for the background and c + 1 for class c; and
-            as "cues" what the report shows of the way there.
+            ``"sem_seg_labels"``, (H, W) uint8 with 0 for the background and c + 1 for class c;
+            where ``gives_boxes`` also ``"located_boxes"``, what
+            :func:`wsis_d2.labeling.localizers.located_boxes` gives; and as "cues" what the report
+            shows of the way there.
         """
 
     def evidence(self, x: dict, output: dict) -> tuple[Tensor, Tensor] | None:

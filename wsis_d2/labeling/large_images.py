@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor
 
 from ..structures import decode_mask, encode_mask, resize_masks
@@ -18,7 +18,7 @@ def to_full_size(output: dict, size: tuple[int, int]) -> dict:
     Args:
         output: what :meth:`wsis_d2.labeling.LabelGenerator.label` gives, maybe with
             ``ignore_regions``. Masks, boxes, label map, candidates and points are resized; maps
-            among the cues stay.
+            and boxes among the cues stay.
         size: (height, width).
     """
     output, reduced = dict(output), output["instances"].image_size
@@ -27,6 +27,8 @@ def to_full_size(output: dict, size: tuple[int, int]) -> dict:
             output[key] = _instances_to_full_size(output[key], size)
     if "sem_seg_labels" in output:
         output["sem_seg_labels"] = _resize(output["sem_seg_labels"], size)
+    if "located_boxes" in output:
+        output["located_boxes"] = _boxes_to_full_size(output["located_boxes"], size)
     cues = output.get("cues")
     if isinstance(cues, LocationCues):
         old, new = (torch.tensor(s, device=cues.points.device) for s in (reduced, size))
@@ -45,6 +47,13 @@ def _instances_to_full_size(instances: Instances, size: tuple[int, int]) -> Inst
             for candidates in fields["candidates"]
         ]
     return Instances(size, **fields)
+
+
+def _boxes_to_full_size(instances: Instances, size: tuple[int, int]) -> Instances:
+    height, width = instances.image_size
+    boxes = Boxes(instances.pred_boxes.tensor.clone())
+    boxes.scale(size[1] / width, size[0] / height)
+    return Instances(size, **{**instances.get_fields(), "pred_boxes": boxes})
 
 
 def _resize(masks: Tensor, size: tuple[int, int]) -> Tensor:

@@ -28,7 +28,8 @@ class Prompter:
 
     Args:
         questions: each of some of "point", "box" and "mask", joined by "+". A point is that of the
-            object, with those where it is not; box and mask are of its response map or its mask.
+            object, with those where it is not; box and mask are of its response map or its mask,
+            the box that of the localiser where it gives one.
         response_threshold: an object is where its response is at least this part of its maximum.
         other_class_points: of the points of objects of other classes, this many of the nearest are
             said not to be on the object.
@@ -80,10 +81,14 @@ class Prompter:
         maps = cues.response_maps.float().cpu()
         maps = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-20) if len(maps) else maps
         masks = (maps / (2 * self.response_threshold)).clamp(max=1)  # 0.5 at the threshold
-        boxes = BitMasks(masks >= 0.5).get_bounding_boxes()
-        boxes.scale(size[1] / masks.shape[2], size[0] / masks.shape[1])
+        if cues.boxes is None:
+            of_maps = BitMasks(masks >= 0.5).get_bounding_boxes()
+            of_maps.scale(size[1] / masks.shape[2], size[0] / masks.shape[1])
+            boxes = of_maps.tensor
+        else:
+            boxes = cues.boxes.cpu()
         points, labels = _pad_points(cues.points.cpu(), self._points_beside(cues, size))
-        return self._ask(size, points, labels, boxes.tensor, masks)
+        return self._ask(size, points, labels, boxes, masks)
 
     def of_instances(self, instances: Instances) -> list[MaskPrompts]:
         """The questions about finished masks. The point is the innermost of the mask.

@@ -12,7 +12,7 @@ from ..proposals import ProposalSource, build_proposal_source
 from ..structures import MaskProposals, mask_nms
 from .cam_folder import CAMFolder
 from .generator import LABEL_GENERATOR_REGISTRY, LabelGenerator
-from .localizers import Localizer, LocationCues, build_localizer
+from .localizers import Localizer, LocationCues, build_localizer, located_boxes
 from .prompts import Prompter, build_prompter
 from .selectors import PRMScore, Selector, build_selector
 
@@ -78,9 +78,14 @@ class WISE(LabelGenerator):
         }
 
     @property
-    def network(self) -> torch.nn.Module:
-        """The trained network whose checkpoint ``MODEL.WEIGHTS`` names."""
+    def network(self) -> torch.nn.Module | None:
+        """That of the localiser, see :class:`Localizer`."""
         return self.localizer.network
+
+    @property
+    def gives_boxes(self) -> bool:
+        """Whether the localiser does."""
+        return self.localizer.gives_boxes
 
     @property
     def cams(self) -> CAMFolder | None:
@@ -115,7 +120,10 @@ class WISE(LabelGenerator):
         instances.pred_classes = torch.from_numpy(classes[index])
         if self.max_candidates:
             instances.candidates = self._candidates(cues, proposals, index)
-        return {"instances": instances, "cues": cues}
+        output = {"instances": instances, "cues": cues}
+        if self.gives_boxes:
+            output["located_boxes"] = located_boxes(cues, size)
+        return output
 
     def evidence(self, x: dict, output: dict) -> tuple[Tensor, Tensor]:
         """See :meth:`LabelGenerator.evidence`: the class response maps."""

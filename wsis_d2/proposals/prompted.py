@@ -13,7 +13,8 @@ from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor
 
-from ..errors import UserError, look_up
+from ..errors import look_up
+from ..images import require_rgb_format, to_rgb
 from ..structures import MaskProposals, encode_masks, mask_nms
 
 PROMPTABLE_SEGMENTER_REGISTRY = Registry("PROMPTABLE_SEGMENTER")
@@ -121,11 +122,7 @@ class PromptedMasks:
         prompts_per_batch: int = 16,
         nms_threshold: float = 0.9,
     ) -> None:
-        if image_format not in ("BGR", "RGB", "L"):
-            raise UserError(
-                f"INPUT.FORMAT is {image_format!r}, which PROPOSALS.SOURCE 'prompted' cannot bring "
-                "to RGB: choose 'BGR', 'RGB' or 'L', or another source"
-            )
+        require_rgb_format(image_format, "PROPOSALS.SOURCE 'prompted'")
         self.segmenter = segmenter.to(device).eval().requires_grad_(False)
         self.device = device
         self.image_format = image_format
@@ -144,7 +141,7 @@ class PromptedMasks:
         batches = [b for p in prompts if len(p) for b in p.batches(self.prompts_per_batch)]
         if not batches:
             return MaskProposals([], np.zeros(0), size)
-        embedding = self.segmenter.embed(self._rgb(image))
+        embedding = self.segmenter.embed(to_rgb(image.to(self.device), self.image_format))
         masks, scores = [], []
         for batch in batches:
             batch_masks, batch_scores = self.segmenter.predict(embedding, batch.to(self.device))
@@ -154,10 +151,6 @@ class PromptedMasks:
         objectness = torch.cat(scores).numpy()
         kept = mask_nms(masks, objectness, self.nms_threshold)
         return MaskProposals([masks[i] for i in kept], objectness[kept], size)
-
-    def _rgb(self, image: Tensor) -> Tensor:
-        image = image.to(self.device)
-        return image.flip(0) if self.image_format == "BGR" else image.expand(3, -1, -1)
 
 
 def build_prompted_masks(cfg: CfgNode) -> PromptedMasks:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..weights.from_transformers import load_from_transformers
 from .prompted import PROMPTABLE_SEGMENTER_REGISTRY, MaskPrompts, PromptableSegmenter
 
 # Mask prompts are logits: those of a certain pixel are about as high as the models' own outputs.
@@ -131,38 +131,14 @@ def load_sam(weights: str) -> tuple[nn.Module, Any]:
     Raises:
         UserError: ``transformers`` is not installed, or there are no such weights.
     """
-    try:
-        from transformers import AutoImageProcessor, AutoModelForMaskGeneration
-    except ImportError:
-        raise UserError(
-            "PROPOSALS.PROMPTED.SEGMENTER 'TransformersSAM' needs transformers, which is not "
-            "installed: pip install wsis_d2[sam]"
-        ) from None
-    if not weights:
-        raise UserError(_advice("PROPOSALS.PROMPTED.WEIGHTS is empty"))
-    try:
-        network, loaded = AutoModelForMaskGeneration.from_pretrained(
-            weights, output_loading_info=True
-        )
-        processor = AutoImageProcessor.from_pretrained(weights)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(". ")
-        raise UserError(
-            _advice(f"no segmenter can be loaded from '{weights}' ({reason})")
-        ) from error
-    if loaded["missing_keys"]:
-        # They would be random.
-        raise UserError(
-            _advice(f"'{weights}' lacks weights of the network ({min(loaded['missing_keys'])})")
-        )
-    return network, processor
-
-
-def _advice(problem: str) -> str:
-    return (
-        f"{problem}: set PROPOSALS.PROMPTED.WEIGHTS to a folder with the weights of a SAM of "
-        "transformers, or to its name on the Hugging Face hub, such as "
-        "'facebook/sam2.1-hiera-base-plus'"
+    return load_from_transformers(
+        weights,
+        network="AutoModelForMaskGeneration",
+        processor="AutoImageProcessor",
+        key="PROPOSALS.PROMPTED.WEIGHTS",
+        needed_by="PROPOSALS.PROMPTED.SEGMENTER 'TransformersSAM'",
+        kind="a SAM",
+        example="facebook/sam2.1-hiera-base-plus",
     )
 
 

@@ -5,7 +5,8 @@ A recipe is a YAML file::
     title: WISE on Shapes
     stages:
       - name: classifier            # its folder under the output folder
-        run: train                  # train | cams | seeds | proposals | pseudo_labels | report
+        run: train                  # train | cams | seeds | proposals | pseudo_labels | combine |
+                                    # report
         config: classifier.yaml     # beside the recipe
       - name: pseudo_labels
         run: pseudo_labels

@@ -10,13 +10,22 @@ from .page import (
     write_report,
 )
 from .panels import Example
-from .steps import PICTURE, SECOND_STAGES, Step, generator_name, method_of
+from .steps import (
+    PICTURE,
+    SECOND_STAGES,
+    Method,
+    Step,
+    generator_name,
+    method_of,
+    second_stage_of,
+)
 from .tables import headline, tables
 
 __all__ = [
     "PICTURE",
     "SECOND_STAGES",
     "Example",
+    "Method",
     "ReportColumn",
     "ReportNumber",
     "ReportPanel",
@@ -27,6 +36,7 @@ __all__ = [
     "generator_name",
     "headline",
     "method_of",
+    "second_stage_of",
     "tables",
     "write_report",
 ]

@@ -22,7 +22,7 @@ from ..files import label_file
 from ..labeling.irnet_walk import IRNetCues, normalized_scores
 from ..layers import UNKNOWN
 from ..layers.affinity import feature_affinity
-from ..structures import decode_mask
+from ..structures import box_masks, decode_mask
 from ..visualization import (
     displacement_maximum,
     draw_boundary,
@@ -85,7 +85,8 @@ class Example:
 
 
 def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'s' * (number != 1)}"
+    ending = "es" if thing.endswith("x") else "s"
+    return f"{number} {thing}{ending * (number != 1)}"
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -136,6 +137,16 @@ def peak_responses(x: Example) -> ReportPanel:
     return ReportPanel(_count(len(x.cues), "map"), drawn)
 
 
+def located_boxes(x: Example) -> ReportPanel:
+    """Boxes of the label generator, those without a label too."""
+    boxes = x.labels["located_boxes"]
+    unlabelled = len(boxes) - int(boxes.is_labelled.sum())
+    caption = _count(len(boxes) - unlabelled, "box")
+    if unlabelled:
+        caption += f", {unlabelled} of classes without a label"
+    return ReportPanel(caption, _draw_instances(x, boxes))
+
+
 def density(x: Example) -> ReportPanel:
     """Density of the labelled classes, and how many objects of each it makes."""
     labels = x.record["image_labels"]
@@ -153,9 +164,13 @@ def pseudo_masks(x: Example, color_ids: Sequence[int] | None = None) -> ReportPa
 def _draw_instances(
     x: Example, instances: Instances, color_ids: Sequence[int] | None = None
 ) -> np.ndarray:
+    if instances.has("pred_masks"):
+        masks = instances.pred_masks.numpy()
+    else:  # a box detector's
+        masks = box_masks(instances.pred_boxes.tensor.numpy(), instances.image_size)
     return draw_instances(
         x.image,
-        instances.pred_masks.numpy(),
+        masks,
         instances.pred_classes.tolist(),
         instances.scores.tolist(),
         x.classes,
@@ -320,7 +335,8 @@ def detections(x: Example) -> ReportPanel:
     """Instances of the second stage."""
     instances = x.prediction["instances"].to("cpu")
     instances = instances[instances.scores >= MIN_SHOWN_SCORE]
-    caption = f"{_count(len(instances), 'mask')} of score ≥ {MIN_SHOWN_SCORE}"
+    thing = "mask" if instances.has("pred_masks") else "box"
+    caption = f"{_count(len(instances), thing)} of score ≥ {MIN_SHOWN_SCORE}"
     return ReportPanel(caption, _draw_instances(x, instances))
 
 

@@ -105,6 +105,13 @@ PEAK_RESPONSES = Step(
     panels.peak_responses,
 )
 
+TEXT_BOXES = Step(
+    "Boxes",
+    "What an open-vocabulary detector finds of the image's own labels and, where it was asked for "
+    "the other classes too, of these.",
+    panels.located_boxes,
+)
+
 #: By name of the localiser.
 LOCALIZERS = {
     "PRMPeaks": _with_proposals(
@@ -158,6 +165,11 @@ LOCALIZERS = {
             "The instance CAMs after their random walk (IRNet, section 5).",
             panels.peak_responses,
         ),
+    ),
+    "TextBoxes": _with_proposals(
+        "an open-vocabulary detector is asked for the labels of each image, its boxes",
+        "Detector",
+        TEXT_BOXES,
     ),
 }
 #: Of localisers that others have registered.
@@ -275,7 +287,16 @@ _AFFINITYNET = Method(
 )
 
 #: By name of the label generator.
-METHODS = {"IRNetLabels": _IRNET, "AffinityNetLabels": _AFFINITYNET}
+METHODS = {
+    "IRNetLabels": _IRNET,
+    "AffinityNetLabels": _AFFINITYNET,
+    "BoxLabels": Method(
+        "From image-level class labels to boxes: an open-vocabulary detector is asked for the "
+        "labels of each image",
+        "Detector",
+        (PICTURE, TEXT_BOXES),
+    ),
+}
 #: Of generators that others have registered.
 OTHER_METHOD = Method(
     "From image-level class labels to instance masks: a label generator turns what a network "
@@ -296,16 +317,22 @@ def method_of(cfg: CfgNode) -> Method:
 def generator_name(cfg: CfgNode) -> str:
     """The label generator and, where it has them, its exchangeable parts."""
     labels = cfg.PSEUDO_LABELS
-    parts = {"WISE": (labels.LOCALIZER, labels.SELECTOR), "PRM": (labels.LOCALIZER, "PRMScore")}
+    parts = {
+        "WISE": (labels.LOCALIZER, labels.SELECTOR),
+        "PRM": (labels.LOCALIZER, "PRMScore"),
+        "BoxLabels": (labels.LOCALIZER,),
+    }
     return " · ".join((labels.GENERATOR, *parts.get(labels.GENERATOR, ())))
 
+
+_TRUE_MASKS = Step("Ground truth", "For comparison; no stage was trained on it.", panels.true_masks)
 
 #: By ``DATASETS.SUPERVISION`` of the second stage.
 SECOND_STAGES = {
     "masks": SecondStage(
         ", and Mask R-CNN is trained on the resulting masks.",
         Step("Mask R-CNN", "Trained on the pseudo masks of all images.", panels.detections),
-        Step("Ground truth", "For comparison; no stage was trained on it.", panels.true_masks),
+        _TRUE_MASKS,
         panels.load_true_masks,
     ),
     "sem_seg": SecondStage(
@@ -319,3 +346,17 @@ SECOND_STAGES = {
         panels.load_true_label_maps,
     ),
 }
+
+_FASTER_RCNN = SecondStage(
+    ", and Faster R-CNN is trained on these.",
+    Step("Faster R-CNN", "Trained on the boxes of all images.", panels.detections),
+    _TRUE_MASKS,
+    panels.load_true_masks,
+)
+
+
+def second_stage_of(cfg: CfgNode) -> SecondStage | None:
+    """What learns from the labels by a config; None where it learns from something else."""
+    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and not cfg.MODEL.MASK_ON:
+        return _FASTER_RCNN
+    return SECOND_STAGES.get(cfg.DATASETS.SUPERVISION)

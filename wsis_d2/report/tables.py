@@ -14,6 +14,7 @@ def headline(results: dict) -> list[tuple[str, str, float]]:
         ("Seeds, mIoU", "seeds", "mIoU"),
         ("Semantic labels, mIoU", "pseudo_sem_seg", "mIoU"),
         ("Pseudo masks, AP50", "pseudo_labels", "AP50"),
+        ("Combined masks, AP50", "combined_labels", "AP50"),
         ("Mask R-CNN, AP50", "instance_masks", "AP50"),
         ("Segmentation network, mIoU", "sem_seg", "mIoU"),
     ):
@@ -28,8 +29,10 @@ def tables(results: dict) -> list[ReportTable]:
     made = [
         result_table(results),
         group_table(results),
+        reliability_table(results),
         semantic_table(results),
         seed_table(results),
+        label_noise_table(results),
         time_table(results),
     ]
     return [table for table in made if table.rows]
@@ -44,6 +47,7 @@ def _sections(results: dict, section: str) -> list[dict]:
 #: Rows of the tables of masks: (what, section of the metrics).
 _MASKS = (
     ("Pseudo masks (training images)", "pseudo_labels"),
+    ("Combined masks (training images)", "combined_labels"),
     ("Mask R-CNN (held-out images)", "instance_masks"),
 )
 
@@ -78,6 +82,26 @@ def group_table(results: dict) -> ReportTable:
         rows,
         note="Small: below 32 × 32 pixels; large: above 96 × 96. The number is of the true objects "
         "in the image.",
+    )
+
+
+def reliability_table(results: dict) -> ReportTable:
+    """The reliability curve of combined masks: what their scores promise and what they keep."""
+    rows, notes = [], []
+    for curve in _sections(results, "calibration"):
+        notes.append(f"Expected calibration error: {curve['ECE']:.1f} %.")
+        rows += [
+            (f"{b['from']:.0f} to {b['to']:.0f}", b["count"], b["score"], b["right"])
+            for b in curve["bins"]
+            if b["count"]
+        ]
+    return ReportTable(
+        "Reliability of the scores, percent",
+        ("Score", "Masks", "Mean score", "Right"),
+        rows,
+        note=" ".join(
+            ["Right: with an IoU of at least 0.5 with a true object of the class.", *notes]
+        ),
     )
 
 
@@ -116,6 +140,24 @@ def seed_table(results: dict) -> ReportTable:
         rows,
         note="Right: among the seeds of a class, of the background. Found: pixels of an object "
         "with a seed of its class, among all of them.",
+    )
+
+
+def label_noise_table(results: dict) -> ReportTable:
+    """Labels without a box and boxes without a label, of each class."""
+    columns = ("labels", "labels without a box", "boxes", "boxes without a label")
+    rows = []
+    for counts in _sections(results, "label_noise"):
+        rows.append(("All classes", *(counts.get(c) for c in columns)))
+        names = [key.removeprefix("labels-") for key in counts if key.startswith("labels-")]
+        rows += [(name, *(counts.get(f"{c}-{name}") for c in columns)) for name in names]
+    return ReportTable(
+        "Where labels and detector disagree",
+        ("Class", "Labels", "without a box", "Boxes", "without a label"),
+        rows,
+        note="A label without a box is wrong, or of an object that the detector overlooked. A box "
+        "without a label is of a label that is missing, or a mistake of the detector; a dash: "
+        "nobody looked for these (PSEUDO_LABELS.TEXT_BOXES.OTHER_CLASSES).",
     )
 
 

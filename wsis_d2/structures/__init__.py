@@ -1,6 +1,7 @@
 """What passes between the rooms: masks and the mask proposals of an image."""
 
 from .masks import (
+    box_masks,
     check_segmentation,
     decode_mask,
     decode_masks,
@@ -9,6 +10,7 @@ from .masks import (
     mask_area,
     mask_areas,
     mask_box,
+    mask_containment,
     mask_iou,
     mask_nms,
     resize_masks,
@@ -18,6 +20,7 @@ from .proposals import MaskProposals
 
 __all__ = [
     "MaskProposals",
+    "box_masks",
     "check_segmentation",
     "decode_mask",
     "decode_masks",
@@ -26,6 +29,7 @@ __all__ = [
     "mask_area",
     "mask_areas",
     "mask_box",
+    "mask_containment",
     "mask_iou",
     "mask_nms",
     "resize_masks",

@@ -205,6 +205,21 @@ def mask_areas(rles: Sequence[RLE]) -> np.ndarray:
     return np.array([mask_area(rle) for rle in rles], dtype=np.int64)
 
 
+def box_masks(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Boxes as masks: of the pixels whose centres they hold.
+
+    Args:
+        boxes: (N, 4) float, (x0, y0, x1, y1), pixel edges.
+        size: (height, width) of the image.
+
+    Returns:
+        (N, H, W) bool.
+    """
+    (y, x), (x0, y0, x1, y1) = (np.arange(side) + 0.5 for side in size), boxes.T[..., None]
+    rows, columns = (y >= y0) & (y < y1), (x >= x0) & (x < x1)
+    return rows[:, :, None] & columns[:, None]
+
+
 def mask_box(rle: RLE) -> list[float]:
     """``[x, y, width, height]`` in pixels, the smallest box around the mask."""
     return mask_utils.toBbox(rle).tolist()
@@ -220,13 +235,32 @@ def mask_iou(rles: Sequence[RLE], others: Sequence[RLE]) -> np.ndarray:
     Returns:
         (N, M) float64 in [0, 1].
     """
-    iou = np.zeros((len(rles), len(others)))
+    return _compare(rles, others, crowd=0)
+
+
+def mask_containment(rles: Sequence[RLE], others: Sequence[RLE]) -> np.ndarray:
+    """How much of each mask lies in each other one, 0 for an empty mask.
+
+    Args:
+        rles: N masks.
+        others: M masks of the same size.
+
+    Returns:
+        (N, M) float64 in [0, 1]: the intersection over the area of the first.
+    """
+    # What COCO counts of a detection on a crowd region.
+    return _compare(rles, others, crowd=1)
+
+
+def _compare(rles: Sequence[RLE], others: Sequence[RLE], crowd: int) -> np.ndarray:
+    """pycocotools' overlap of all pairs, (N, M)."""
+    overlap = np.zeros((len(rles), len(others)))
     for i in range(0, len(rles), _MAX_AT_ONCE):
         for j in range(0, len(others), _MAX_AT_ONCE):
             rows, columns = list(rles[i : i + _MAX_AT_ONCE]), list(others[j : j + _MAX_AT_ONCE])
-            block = mask_utils.iou(rows, columns, [0] * len(columns))
-            iou[i : i + len(rows), j : j + len(columns)] = block
-    return np.nan_to_num(iou)
+            block = mask_utils.iou(rows, columns, [crowd] * len(columns))
+            overlap[i : i + len(rows), j : j + len(columns)] = block
+    return np.nan_to_num(overlap)
 
 
 def mask_nms(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .cams import load_multi_scale_cam, make_cams
+from .combine import combine_labels
 from .proposals import make_proposals
 from .pseudo_labels import load_label_generator, make_pseudo_labels, merge_pseudo_labels
 from .report import RECIPE_FILE, make_recipe_report, make_report
@@ -16,6 +17,7 @@ __all__ = [
     "RECIPE_FILE",
     "STAGE_KINDS",
     "StageKind",
+    "combine_labels",
     "evaluate",
     "load_label_generator",
     "load_multi_scale_cam",
@@ -52,5 +54,6 @@ STAGE_KINDS = {
     "seeds": StageKind(make_seeds),
     "proposals": StageKind(make_proposals),
     "pseudo_labels": StageKind(make_pseudo_labels, on_all_gpus=True),
+    "combine": StageKind(combine_labels),
     "report": StageKind(make_recipe_report),
 }

@@ -19,9 +19,11 @@ from ...data import dataset_dicts, label_dataset_name
 from ...data.image_folder import ImageFolder
 from ...files import file_sha256, read_json, write_json
 from ...images import unreadable_image
+from ...labeling.synonyms import synonym_files
 from ...proposals import build_proposal_source
 from ..supervision import build_supervision
-from .pseudo_labels import PSEUDO_LABEL_FILE, sem_seg_folder
+from .combine import calibration_file
+from .pseudo_labels import PSEUDO_LABEL_FILE, boxes_file, sem_seg_folder
 from .report import REPORT_FILE
 
 #: Written into a stage's folder when it is complete: its state, seconds and metrics.
@@ -48,11 +50,13 @@ UNDECIDING_KEYS = (
 #: the classifier again.
 UNDECIDING_SECTIONS = {
     # PROPOSALS do: evaluation may snap masks to them (TEST.REFINE_WITH_PROPOSALS).
-    "train": ("CAM", "DENSE_CRF", "PSEUDO_LABELS", "SEEDS"),
-    "cams": ("DENSE_CRF", "PROPOSALS", "PSEUDO_LABELS", "SEEDS", "SOLVER"),
-    "seeds": ("PROPOSALS", "PSEUDO_LABELS", "SOLVER"),
-    "proposals": ("CAM", "DENSE_CRF", "PSEUDO_LABELS", "SEEDS", "SOLVER"),
-    "pseudo_labels": ("SOLVER",),
+    "train": ("AGREEMENT", "CAM", "DENSE_CRF", "PSEUDO_LABELS", "SEEDS"),
+    "cams": ("AGREEMENT", "DENSE_CRF", "PROPOSALS", "PSEUDO_LABELS", "SEEDS", "SOLVER"),
+    "seeds": ("AGREEMENT", "PROPOSALS", "PSEUDO_LABELS", "SOLVER"),
+    "proposals": ("AGREEMENT", "CAM", "DENSE_CRF", "PSEUDO_LABELS", "SEEDS", "SOLVER"),
+    "pseudo_labels": ("AGREEMENT", "SOLVER"),
+    "combine": ("CAM", "DENSE_CRF", "PROPOSALS", "SEEDS", "SOLVER"),
+    "report": ("AGREEMENT",),
 }
 
 
@@ -85,9 +89,14 @@ def outside_inputs(cfg: CfgNode, kind: str) -> list[str]:
             paths += [*cfg.DATASETS.PROPOSAL_FILES_TRAIN, *cfg.DATASETS.PROPOSAL_FILES_TEST]
     elif kind == "seeds":
         paths.append(cfg.CAM.PATH)
+    elif kind == "combine":
+        labels = cfg.AGREEMENT
+        paths += [*labels.LABELS, labels.STUDENT, labels.CALIBRATION, labels.TRUE_MASKS]
     elif kind == "pseudo_labels":
         # A generator of the user's own may read any of them.
         paths += [proposals, cfg.CAM.PATH, cfg.PSEUDO_LABELS.SELF_TRAINING.OLD_LABELS]
+        text_boxes = cfg.PSEUDO_LABELS.TEXT_BOXES
+        paths += [text_boxes.WEIGHTS, *synonym_files(text_boxes.SYNONYMS)]
     return [path for path in paths if path]
 
 
@@ -152,7 +161,11 @@ def _made_files(cfg: CfgNode, kind: str, output: str) -> Iterable[str]:
         return _label_files(cfg, cfg.SEEDS.PATH, ".png")
     if kind == "pseudo_labels":
         labels = os.path.join(cfg.OUTPUT_DIR, PSEUDO_LABEL_FILE)
-        return [labels, *_label_files(cfg, sem_seg_folder(labels), ".png")]
+        boxes = filter(os.path.isfile, [boxes_file(labels)])
+        return [labels, *boxes, *_label_files(cfg, sem_seg_folder(labels), ".png")]
+    if kind == "combine":
+        labels = os.path.join(cfg.OUTPUT_DIR, PSEUDO_LABEL_FILE)
+        return [labels, *filter(os.path.isfile, [calibration_file(labels)])]
     # A source of files makes none.
     cache = getattr(build_proposal_source(cfg).reader, "cache", None)
     return sorted(map(str, Path(cache.folder).glob("*.json.gz"))) if cache is not None else []

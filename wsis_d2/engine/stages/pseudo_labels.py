@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from detectron2.utils import comm
 from ... import __version__
 from ...data import (
     check_image_level_dataset,
+    dataset_classes,
     dataset_dicts,
     evaluation_dataset,
     ground_truth_json,
@@ -32,19 +33,23 @@ from ...data.image_folder import ImageFolder
 from ...errors import UserError, one_sentence
 from ...evaluation import (
     LabelShards,
+    LocatedBoxWriter,
     PatientEvaluators,
     PseudoLabelFile,
     PseudoLabelWriter,
     SemSegLabelWriter,
+    ShardBoxWriter,
     ShardLabelWriter,
+    count_label_noise,
     evaluate_mask_files,
     flatten_instance_metrics,
     read_shard_header,
     shard_file,
     shard_header,
 )
-from ...files import check_writable, file_sha256
+from ...files import check_writable, file_sha256, load_json
 from ...labeling import LabelGenerator, build_label_generator
+from ...labeling.synonyms import class_texts
 from ...parallel import Shard, one_thread_on_cpu
 from ...weights.checkpoint import load_trained
 from ..supervision import build_supervision
@@ -64,19 +69,25 @@ def sem_seg_folder(output_file: str) -> str:
     return os.path.splitext(output_file)[0] + "_sem_seg"
 
 
+def boxes_file(output_file: str) -> str:
+    """File of the boxes that belong to a file of pseudo labels, where there are any."""
+    return os.path.splitext(output_file)[0] + "_boxes.json"
+
+
 def make_pseudo_labels(
     cfg: CfgNode, output_file: str = "", resume: bool = False, shard: Shard | None = None
 ) -> dict:
     """Label the images of one dataset and write ``output_file``.
 
-    A generator that gives semantic labels too has their maps (PNG) in :func:`sem_seg_folder`.
+    A generator that gives semantic labels too has their maps (PNG) in :func:`sem_seg_folder`; one
+    whose localiser gives boxes has these (COCO JSON) in :func:`boxes_file`.
 
     Every process of the job calls this; the main one writes. Finished images are kept beside the
     output until it is complete, so that a killed run goes on with ``resume``, in any number of
     processes. They share the images as :func:`wsis_d2.parallel.deal_images` says.
 
     Args:
-        cfg: ``MODEL.WEIGHTS`` is the trained classifier.
+        cfg: ``MODEL.WEIGHTS`` is the trained classifier, where the generator has one.
         output_file: COCO-format JSON to write; empty: ``OUTPUT_DIR/pseudo_labels.json``.
         resume: go on after a kill, where weights, config and dataset are still the same.
         shard: label these images alone, in a job of their own, for
@@ -84,8 +95,9 @@ def make_pseudo_labels(
 
     Returns:
         ``{"pseudo_labels": {"AP25": ..., "ABO": ..., ...}}`` in percent, and where there are
-        semantic labels ``{"pseudo_sem_seg": {"mIoU": ..., ...}}``; {} where the dataset has no
-        ground truth, and of a shard; on the main process.
+        semantic labels ``{"pseudo_sem_seg": {"mIoU": ..., ...}}``, {} where the dataset has no
+        ground truth; where there are boxes also ``{"label_noise": {"labels without a box": ...,
+        ...}}``, counts; {} of a shard; on the main process.
 
     Raises:
         UserError: see :mod:`wsis_d2.weights.checkpoint` and :mod:`wsis_d2.data`.
@@ -128,7 +140,7 @@ def make_pseudo_labels(
         return {}
     seconds = time.perf_counter() - start
     logger.info(f"Labelled {len(todo)} images in {seconds:.0f} s: {path}")
-    return {} if shard else _metrics(cfg, output_file, results)
+    return {} if shard else _metrics(cfg, labels, output_file, results)
 
 
 def merge_pseudo_labels(cfg: CfgNode, output_file: str, num_shards: int) -> dict:
@@ -150,7 +162,12 @@ def merge_pseudo_labels(cfg: CfgNode, output_file: str, num_shards: int) -> dict
     labels = _Labels(cfg)
     info, fingerprint, dataset = labels.info, labels.fingerprint, labels.dataset
     check_writable(output_file)
-    with LabelShards(output_file, num_shards, info, fingerprint, dataset) as shards:
+    files = [output_file, *([boxes_file(output_file)] if labels.generator.gives_boxes else [])]
+    with ExitStack() as opened:
+        shards = [
+            opened.enter_context(LabelShards(file, num_shards, info, fingerprint, dataset))
+            for file in files
+        ]
         maps = labels.map_writers(output_file, dataset, resume=True, replace=False)
         for writer in maps:
             unfinished = len(dataset) - len(writer.finished_image_ids())
@@ -159,8 +176,9 @@ def merge_pseudo_labels(cfg: CfgNode, output_file: str, num_shards: int) -> dict
                     f"{unfinished} label maps are missing in '{sem_seg_folder(output_file)}': "
                     "delete the files of the shards and make them again"
                 )
-        PseudoLabelFile(labels.name, output_file, info, dataset).write(shards.annotations)
-    return _metrics(cfg, output_file, PatientEvaluators(maps).evaluate())
+        for file, parts in zip(files, shards):
+            PseudoLabelFile(labels.name, file, info, dataset).write(parts.annotations)
+    return _metrics(cfg, labels, output_file, PatientEvaluators(maps).evaluate())
 
 
 class _Labels:
@@ -190,19 +208,25 @@ class _Labels:
         stale: Collection[Hashable],
     ) -> list[PseudoLabelWriter | SemSegLabelWriter]:
         """What writes the labels of ``dataset``, all images or those of the shard."""
-        kind = PseudoLabelWriter if shard is None else partial(ShardLabelWriter, shard=shard)
-        writer = kind(
-            self.name,
-            output_file,
-            self.info,
-            dataset_dicts=dataset,
-            fingerprint=self.fingerprint,
-            resume=resume,
-            stale=stale,
-        )
+        files = [(output_file, PseudoLabelWriter, ShardLabelWriter)]
+        if self.generator.gives_boxes:
+            # First, so that they are there where a shard's labels are.
+            files.insert(0, (boxes_file(output_file), LocatedBoxWriter, ShardBoxWriter))
+        writers = [
+            (kind if shard is None else partial(kind_of_shard, shard=shard))(
+                self.name,
+                file,
+                self.info,
+                dataset_dicts=dataset,
+                fingerprint=self.fingerprint,
+                resume=resume,
+                stale=stale,
+            )
+            for file, kind, kind_of_shard in files
+        ]
         # Shards do not remove what others may be writing.
         maps = self.map_writers(output_file, dataset, resume=resume, replace=shard is None)
-        return [writer, *maps]
+        return [*writers, *maps]
 
     def map_writers(
         self, output_file: str, dataset: list[dict], **options
@@ -214,13 +238,32 @@ class _Labels:
         return [SemSegLabelWriter(self.name, folder, self.info, dataset, **options)]
 
 
-def _metrics(cfg: CfgNode, output_file: str, results: Mapping[str, dict]) -> dict:
+def _metrics(cfg: CfgNode, labels: _Labels, output_file: str, results: Mapping[str, dict]) -> dict:
     """The metrics of labels that are complete; ``results`` are those of their writers."""
     metrics = {key: value for key, value in results.items() if key == "pseudo_sem_seg"}
+    if labels.generator.gives_boxes:
+        metrics["label_noise"] = noise = count_label_noise(
+            labels.dataset,
+            load_json(boxes_file(output_file)),
+            MetadataCatalog.get(labels.name).thing_classes,
+            cfg.PSEUDO_LABELS.TEXT_BOXES.OTHER_CLASSES,
+        )
+        unlabelled = noise.get("boxes without a label", "not asked for")
+        logger.info(
+            f"{noise['labels without a box']} of {noise['labels']} labels have no box; boxes "
+            f"without a label: {unlabelled}"
+        )
+    instance_metrics = instance_label_metrics(cfg, output_file)
+    return {"pseudo_labels": instance_metrics, **metrics} if instance_metrics else metrics
+
+
+def instance_label_metrics(cfg: CfgNode, output_file: str) -> dict:
+    """AP and ABO of a file of pseudo labels, as :func:`make_pseudo_labels` gives them; {} where the
+    dataset has no ground truth."""
     name = label_dataset_name(cfg)
     gt_json = ground_truth_json(name)
     if not gt_json:
-        return metrics
+        return {}
     settings = cfg.TEST.INSTANCE_MASKS
     instance_metrics, table = evaluate_mask_files(
         gt_json,
@@ -233,7 +276,7 @@ def _metrics(cfg: CfgNode, output_file: str, results: Mapping[str, dict]) -> dic
     metadata = MetadataCatalog.get(name)
     ids = metadata.thing_dataset_id_to_contiguous_id
     names = {dataset_id: metadata.thing_classes[i] for dataset_id, i in ids.items()}
-    return {"pseudo_labels": flatten_instance_metrics(instance_metrics, names), **metrics}
+    return flatten_instance_metrics(instance_metrics, names)
 
 
 def _relative_to_root(dataset: list[dict], name: str) -> list[dict]:
@@ -258,7 +301,7 @@ def _images_newer_than(path: str, dataset: list[dict]) -> set:
 
 
 def load_label_generator(cfg: CfgNode, classes: Sequence[str]) -> LabelGenerator:
-    """The config's label generator with the weights of ``MODEL.WEIGHTS``.
+    """The config's label generator with the weights of ``MODEL.WEIGHTS``, if it is a trained one.
 
     It is for inference only, see :meth:`wsis_d2.labeling.LabelGenerator.optimize`.
 
@@ -266,7 +309,8 @@ def load_label_generator(cfg: CfgNode, classes: Sequence[str]) -> LabelGenerator
         UserError: no weights, or weights of other classes or of another method.
     """
     generator = build_label_generator(cfg)
-    load_trained(generator.network, cfg, classes)
+    if generator.network is not None:
+        load_trained(generator.network, cfg, classes)
     generator.eval().optimize()
     return generator
 
@@ -285,14 +329,16 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: LabelGenerator) -> di
     settings["MODEL"]["TRANSFORMERS"].pop("NAME")  # may be a folder
     segmenter = settings["PROPOSALS"]["PROMPTED"].pop("WEIGHTS")
     old_labels = settings["PSEUDO_LABELS"]["SELF_TRAINING"].pop("OLD_LABELS")
+    detector = settings["PSEUDO_LABELS"]["TEXT_BOXES"].pop("WEIGHTS")
+    synonyms = settings["PSEUDO_LABELS"]["TEXT_BOXES"].pop("SYNONYMS")
     info = {
         "description": f"Pseudo labels of {dataset_name} from image-level labels",
         "generator": cfg.PSEUDO_LABELS.GENERATOR,
         "version": f"wsis_d2 {__version__}",
-        "weights_sha256": file_sha256(cfg.MODEL.WEIGHTS),
-        "seed": cfg.SEED,
-        "config": settings,
     }
+    if generator.network is not None:
+        info["weights_sha256"] = file_sha256(cfg.MODEL.WEIGHTS)
+    info |= {"seed": cfg.SEED, "config": settings}
     max_count = build_supervision(cfg).max_count
     if max_count is not None:
         info["max_count"] = max_count
@@ -300,13 +346,17 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: LabelGenerator) -> di
         cams = ImageFolder(cfg.CAM.PATH, ".npz", dataset_name, "CAM.PATH")
         info["cams"] = cams.content_fingerprint()
     if cfg.PROPOSALS.SOURCE == "prompted":
-        info["segmenter"] = _segmenter_weights(segmenter)
+        info["segmenter"] = _other_weights(segmenter)
+    if generator.gives_boxes and cfg.PSEUDO_LABELS.LOCALIZER == "TextBoxes":
+        classes = dataset_classes(dataset_name)
+        info["detector"] = _other_weights(detector)
+        info["texts"] = dict(zip(classes, class_texts(classes, synonyms)))
     if old_labels:
         info["old_labels_sha256"] = file_sha256(old_labels)
     return info
 
 
-def _segmenter_weights(weights: str) -> str:
+def _other_weights(weights: str) -> str:
     """SHA-256 of what a folder holds, or the name that a hub knows the weights by."""
     folder = Path(weights)
     if not folder.is_dir():

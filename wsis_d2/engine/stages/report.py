@@ -22,6 +22,7 @@ from ...report import (
     PICTURE,
     SECOND_STAGES,
     Example,
+    Method,
     ReportNumber,
     ReportRow,
     ReportSection,
@@ -29,6 +30,7 @@ from ...report import (
     generator_name,
     headline,
     method_of,
+    second_stage_of,
     tables,
     write_report,
 )
@@ -78,15 +80,14 @@ def make_report(
     """
     labels_cfg = load_config(os.path.join(labels_folder, "config.yaml"))
     detector_cfg = load_config(os.path.join(detector_folder, "config.yaml"))
-    supervision = detector_cfg.DATASETS.SUPERVISION
-    if supervision not in SECOND_STAGES:
+    second_stage = second_stage_of(detector_cfg)
+    if second_stage is None:
         raise UserError(
-            f"the stage in '{detector_folder}' learns from {supervision}, not from pseudo labels: "
-            "let a report come after a stage with DATASETS.SUPERVISION "
+            f"the stage in '{detector_folder}' learns from {detector_cfg.DATASETS.SUPERVISION}, "
+            "not from pseudo labels: let a report come after a stage with DATASETS.SUPERVISION "
             f"{' or '.join(SECOND_STAGES)}"
         )
     method = method_of(labels_cfg)
-    second_stage = SECOND_STAGES[supervision]
     predict = _predictor(detector_cfg)
     name = label_dataset_name(labels_cfg)
     classes = list(MetadataCatalog.get(name).thing_classes)
@@ -125,13 +126,19 @@ def make_report(
         provenance={
             "Generator": generator_name(labels_cfg),
             "Labelled dataset": f"{name}, {len(dataset_dicts(name))} images",
-            f"{method.network} (sha256)": file_sha256(labels_cfg.MODEL.WEIGHTS),
+            **_provenance_of_network(method, labels_cfg),
             "Seed": str(labels_cfg.SEED),
             "Versions": f"wsis_d2 {__version__}, detectron2 {detectron2_version}, "
             f"torch {torch.__version__}",
         },
         sections=sections,
     )
+
+
+def _provenance_of_network(method: Method, cfg: CfgNode) -> dict[str, str]:
+    if not cfg.MODEL.WEIGHTS:  # nothing was trained
+        return {method.network: cfg.PSEUDO_LABELS.TEXT_BOXES.WEIGHTS}
+    return {f"{method.network} (sha256)": file_sha256(cfg.MODEL.WEIGHTS)}
 
 
 def _labelled_examples(

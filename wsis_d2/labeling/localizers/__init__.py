@@ -1,10 +1,11 @@
 """Where are the objects? One file per kind of localiser."""
 
-from .base import LOCALIZER_REGISTRY, Localizer, LocationCues, build_localizer
+from .base import LOCALIZER_REGISTRY, Localizer, LocationCues, build_localizer, located_boxes
 from .cam_maxima import CAMMaxima
 from .density import DensityPeaks
 from .irnet import IRNetCentroids
 from .peaks import PRMPeaks
+from .text_boxes import TextBoxes
 
 __all__ = [
     "LOCALIZER_REGISTRY",
@@ -14,5 +15,7 @@ __all__ = [
     "Localizer",
     "LocationCues",
     "PRMPeaks",
+    "TextBoxes",
     "build_localizer",
+    "located_boxes",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.structures import Boxes, Instances
 from fvcore.common.registry import Registry
 from torch import Tensor
 
@@ -36,6 +37,10 @@ class LocationCues:
         class_response_maps: (C, h', w') float, evidence for each class at any size, unbounded.
         density_maps: (C, h'', w'') float, objects of each class per cell; None where the localiser
             does not count.
+        boxes: (P, 4) float, (x0, y0, x1, y1) in pixels of the original image, pixel edges as in
+            Detectron2's boxes; None where the localiser gives none.
+        unlabelled: objects of classes that the image is not labelled with, ``pred_boxes``,
+            ``scores`` and ``pred_classes``; None where nobody looked for them.
     """
 
     class_ids: Tensor
@@ -45,6 +50,8 @@ class LocationCues:
     response_maps: Tensor
     class_response_maps: Tensor
     density_maps: Tensor | None = None
+    boxes: Tensor | None = None
+    unlabelled: Instances | None = None
 
     def __len__(self) -> int:
         return len(self.class_ids)
@@ -56,12 +63,15 @@ class Localizer(torch.nn.Module, ABC):
     Registered in ``LOCALIZER_REGISTRY`` and built from a config.
 
     Attributes:
-        network: the trained network, whose checkpoint ``MODEL.WEIGHTS`` names.
+        network: the trained network, whose checkpoint ``MODEL.WEIGHTS`` names; None where there is
+            nothing to train.
         cams: the stored CAMs that it reads, None where it reads none.
+        gives_boxes: whether its cues have ``boxes``.
     """
 
-    network: torch.nn.Module
+    network: torch.nn.Module | None
     cams: CAMFolder | None = None
+    gives_boxes: bool = False
 
     def optimize(self) -> None:
         """See :meth:`wsis_d2.labeling.LabelGenerator.optimize`."""
@@ -83,6 +93,26 @@ def build_localizer(cfg: CfgNode) -> Localizer:
         UserError: no localiser of that name.
     """
     return look_up(LOCALIZER_REGISTRY, cfg.PSEUDO_LABELS.LOCALIZER, "PSEUDO_LABELS.LOCALIZER")(cfg)
+
+
+def located_boxes(cues: LocationCues, size: tuple[int, int]) -> Instances:
+    """All boxes of an image, those of its objects first.
+
+    Args:
+        cues: with ``boxes``.
+        size: (height, width) of the image.
+
+    Returns:
+        ``pred_boxes``, ``scores``, ``pred_classes`` and ``is_labelled`` (N,) bool, whether the
+        image has the label, on the CPU.
+    """
+    objects = Instances(
+        size, pred_boxes=Boxes(cues.boxes), scores=cues.class_scores, pred_classes=cues.class_ids
+    ).to("cpu")
+    parts = [objects] if cues.unlabelled is None else [objects, cues.unlabelled.to("cpu")]
+    boxes = Instances.cat(parts)
+    boxes.is_labelled = torch.arange(len(boxes)) < len(objects)
+    return boxes
 
 
 def strongest_points(maps: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Which proposal is the object? One file per kind of selector."""
 
 from .base import SELECTOR_REGISTRY, Selector, build_selector
+from .boxes import BoxOverlap
 from .density import DensityObjectness, DensityScore
 from .dice import DiceWithResponse
 from .objectness import BestObjectness, SampledObjectness
@@ -9,6 +10,7 @@ from .prm import PRMScore
 __all__ = [
     "SELECTOR_REGISTRY",
     "BestObjectness",
+    "BoxOverlap",
     "DensityObjectness",
     "DensityScore",
     "DiceWithResponse",
