@@ -1,5 +1,6 @@
 """HFMask2Former: transformers' own model is the reference of its losses; results by hand."""
 
+import shutil
 import sys
 
 import pytest
@@ -371,6 +372,17 @@ def test_pretrained_heads_start_other_classes_and_backbones(published):
     assert torch.equal(model.head.transformer_module.queries_features.weight, queries)
     assert torch.equal(model.backbone.stem.conv1.weight, before)
     assert model.head.class_predictor.weight.shape == (6, 32)
+
+
+def test_a_file_that_lacks_weights_is_not_the_whole_network(published, loaded, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    _, folder = published
+    weights = safetensors.load_file(f"{folder}/model.safetensors")
+    del weights["class_predictor.weight"]
+    safetensors.save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    shutil.copy(f"{folder}/config.json", tmp_path)
+    with pytest.raises(UserError, match=r"lacks 1 of .*'head.class_predictor.weight'"):
+        WSISCheckpointer(loaded, meta_architecture="HFMask2Former", exact=True).load(str(tmp_path))
 
 
 def test_transformers_is_an_extra(monkeypatch):
