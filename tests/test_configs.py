@@ -43,6 +43,7 @@ SUPERVISION = {
     "SemanticSegmentor": "sem_seg",
     "GeneralizedRCNN": "masks",
     "RetinaMask": "masks",
+    "HFMask2Former": "masks",
 }
 
 
@@ -54,6 +55,7 @@ def _name(path):
 def test_config_builds_its_model(path):
     options = ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.NUM_CLASSES", "20"]
     options += ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "21", "MODEL.RETINANET.NUM_CLASSES", "20"]
+    options += ["MODEL.MASK2FORMER.NUM_CLASSES", "20"]
     cfg = load_config(str(path), [*options, "MODEL.CLASSIFIER.NUM_CLASSES", "20"])
     model = build_model(cfg)
     assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
@@ -124,6 +126,16 @@ def test_wises_mask_rcnn_on_voc_is_the_released_training():
             assert all(isinstance(t, NoOpTransform) for t in transforms)
 
 
+def test_mask2former_has_the_published_optimizer():
+    trained = _hyperparameters("voc/mask2former_R_50.yaml", "", "MODEL.MASK2FORMER.NUM_CLASSES", 20)
+    backbone = {value for name, value in trained.items() if name.startswith("backbone.")}
+    assert backbone == {(1e-5, 0.05)}  # batch normalisation is frozen
+    norms = {v for name, v in trained.items() if "layer_norm" in name or "layernorm" in name}
+    embeddings = {v for name, v in trained.items() if "transformer_module.queries_" in name}
+    assert norms == embeddings == {(1e-4, 0.0)}
+    assert trained["head.class_predictor.weight"] == (1e-4, 0.05)
+
+
 def test_irnet_and_affinitynet_on_voc_are_the_published_recipes():
     def solver(path):
         cfg = load_config(str(CONFIGS / "voc" / path), ["MODEL.CLASSIFIER.NUM_CLASSES", "20"])
@@ -150,9 +162,9 @@ def test_irnet_and_affinitynet_on_voc_are_the_published_recipes():
     assert (cfg.PSEUDO_LABELS.AFFINITYNET.ALPHA, cfg.DENSE_CRF.BILATERAL_SXY) == (16, 80)
 
 
-def _hyperparameters(path, part=""):
+def _hyperparameters(path, part="", *options):
     """Learning rate and weight decay of every parameter that a stage trains, by name."""
-    options = ["MODEL.DEVICE", "cpu", "MODEL.CLASSIFIER.NUM_CLASSES", "20"]
+    options = ["MODEL.DEVICE", "cpu", "MODEL.CLASSIFIER.NUM_CLASSES", "20", *options]
     cfg = load_config(str(CONFIGS / path), options)
     with torch.device("meta"):
         model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)

@@ -32,6 +32,7 @@ def add_wsis_config(cfg: CN) -> None:
     _add_model_config(cfg)
     _add_relations_config(cfg)
     _add_retina_mask_config(cfg)
+    _add_mask2former_config(cfg)
     _add_proposals_config(cfg)
     _add_cam_config(cfg)
     _add_pseudo_labels_config(cfg)
@@ -154,6 +155,9 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.HEAD_MULTIPLIER = 1.0
     # ... and of IRNet's displacement head alone (published: 10).
     cfg.SOLVER.DISPLACEMENT_MULTIPLIER = 1.0
+    # Weight decay of embeddings, Mask2Former's queries.
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    # CLIP_GRADIENTS.CLIP_TYPE may also be "full_model": the norm of all gradients together.
     # LR_SCHEDULER_NAME may also be "WarmupPolyLR" (lr * (1 - t/T)^power) ...
     cfg.SOLVER.POLY_LR_POWER = 0.9
     # ... or "OneCycleLR": linear from BASE_LR/25 over this part of the run, then cosine to 0.
@@ -189,6 +193,11 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.TIMM.NORM = "FixedBN"
     # Resize the levels of a network of one stride (ViT) to the strides 4, 4, 8, 16 and 32.
     cfg.MODEL.TIMM.PYRAMID = False
+
+    # build_transformers_backbone: the backbone of a model of transformers, of which this is the
+    # folder or the name on the Hugging Face hub (its config.json alone is read).
+    cfg.MODEL.TRANSFORMERS = CN()
+    cfg.MODEL.TRANSFORMERS.NAME = ""
 
     # CAMClassifier and PRMClassifier.
     cfg.MODEL.CLASSIFIER = CN()
@@ -300,6 +309,36 @@ def _add_retina_mask_config(cfg: CN) -> None:
     # A ground truth without an anchor of enough IoU gets its best one if they overlap by this much
     # (section 3.3; 0: by anything, as published; 1: none).
     cfg.MODEL.RETINAMASK.BEST_MATCH_MIN_IOU = 0.0
+
+
+def _add_mask2former_config(cfg: CN) -> None:
+    # HFMask2Former (Cheng et al., CVPR 2022; needs transformers): the released code's settings for
+    # COCO's instances with ResNet-50.
+    cfg.MODEL.MASK2FORMER = CN()
+    # Number of classes (COCO's); 0: as many as the training dataset has.
+    cfg.MODEL.MASK2FORMER.NUM_CLASSES = 80
+    # The four features of the backbone that the pixel decoder reads, finest first.
+    cfg.MODEL.MASK2FORMER.IN_FEATURES = ("res2", "res3", "res4", "res5")
+    # Queries: no image has more instances (of different masks).
+    cfg.MODEL.MASK2FORMER.NUM_QUERIES = 100
+    # Channels of the pixel decoder, of the transformer and of the masks; a multiple of 32.
+    cfg.MODEL.MASK2FORMER.HIDDEN_DIM = 256
+    # The pixel decoder's layers of deformable attention, and the width of their feed-forward parts.
+    cfg.MODEL.MASK2FORMER.ENCODER_LAYERS = 6
+    cfg.MODEL.MASK2FORMER.ENCODER_FEEDFORWARD_DIM = 1024
+    # Predictions that are trained: one of the learned queries, one more after each layer of the
+    # transformer (10: nine layers).
+    cfg.MODEL.MASK2FORMER.DECODER_LAYERS = 10
+    cfg.MODEL.MASK2FORMER.FEEDFORWARD_DIM = 2048
+    # Weights of the losses, and of the matching's costs: of classes, of the masks' pixels and of
+    # their overlap.
+    cfg.MODEL.MASK2FORMER.CLASS_WEIGHT = 2.0
+    cfg.MODEL.MASK2FORMER.MASK_WEIGHT = 5.0
+    cfg.MODEL.MASK2FORMER.DICE_WEIGHT = 5.0
+    # Weight of the queries that are no object beside the others, in the loss of the classes.
+    cfg.MODEL.MASK2FORMER.NO_OBJECT_WEIGHT = 0.1
+    # Points of a mask at which its losses are taken, and its costs.
+    cfg.MODEL.MASK2FORMER.TRAIN_NUM_POINTS = 12544
 
 
 def _add_proposals_config(cfg: CN) -> None:

@@ -28,6 +28,13 @@ def test_stock_heads_would_not_heed_them(key):
         Trainer.build_train_loader(load_config("", [*SMALL, *options]))
 
 
+@pytest.mark.parametrize("model", ["RetinaMask", "HFMask2Former"])
+def test_other_models_have_no_part_that_heeds_them(model):
+    options = ["DATASETS.PSEUDO.SCORE_WEIGHTS", "True", "MODEL.META_ARCHITECTURE", model]
+    with pytest.raises(UserError, match=f"would do nothing with {model}"):
+        Trainer.build_train_loader(load_config("", [*SMALL, *PARTS, *options]))
+
+
 @pytest.mark.parametrize(
     ("key", "field"), [("SCORE_WEIGHTS", "gt_weights"), ("IGNORE_REGIONS", "gt_ignore")]
 )

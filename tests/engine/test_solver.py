@@ -68,6 +68,34 @@ def test_a_pyramids_own_layers_are_new_to_the_task(cfg, network):
     assert by_parameter[id(net.classifier.weight)]["lr"] == pytest.approx(1.0)
 
 
+def test_embeddings_have_a_decay_of_their_own(cfg):
+    cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.05, 0.01
+    net = Net()
+    net.queries = torch.nn.Embedding(3, 4)
+    optimizer = build_optimizer(cfg, net)
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert len(decays) == len(list(net.parameters()))
+    assert decays[id(net.queries.weight)] == 0.01
+    assert decays[id(net.classifier.weight)] == 0.05
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_clipping_by_the_norm_of_the_whole_model(cfg, name):
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    cfg.SOLVER.OPTIMIZER = name
+    clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE, clip.NORM_TYPE = True, "full_model", 0.5, 2.0
+    net = Net()
+    optimizer = build_optimizer(cfg, net)
+    gradients = [torch.randn_like(p) for p in net.parameters()]
+    length = math.sqrt(sum((g**2).sum().item() for g in gradients))
+    for factor, scale in ((1.0, 0.5 / length), (0.1 / length, 0.1 / length)):
+        for parameter, gradient in zip(net.parameters(), gradients):
+            parameter.grad = factor * gradient
+        optimizer.step()
+        for parameter, gradient in zip(net.parameters(), gradients):
+            assert torch.allclose(parameter.grad, scale * gradient, rtol=1e-4)
+
+
 def test_frozen_parameters_are_left_out(cfg):
     net = Net()
     net.backbone.requires_grad_(False)

@@ -87,6 +87,7 @@ def test_sections_that_decide_nothing_in_a_stage(fingerprint, run, key, value, d
     ("run", "key", "options"),
     [
         ("train", "MODEL.WEIGHTS", ()),
+        ("train", "MODEL.TRANSFORMERS.NAME", ()),
         ("cams", "MODEL.WEIGHTS", ()),
         ("pseudo_labels", "PROPOSALS.PATH", ("PROPOSALS.SOURCE", "coco_json")),
         ("pseudo_labels", "PROPOSALS.PROMPTED.WEIGHTS", ("PROPOSALS.SOURCE", "prompted")),

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.gpu
 STAGES = (
     "irnet/classifier wise/classifier wise_counts/classifier irnet/irnet affinitynet/affinitynet "
     "mask_rcnn_R_50_slim_FPN mask_rcnn_R_50_slim_FPN_noise_aware cascade_mask_rcnn_R_50_slim_FPN "
-    "retina_mask_R_50_slim_FPN sem_seg_R_50_slim_FPN"
+    "retina_mask_R_50_slim_FPN mask2former_slim sem_seg_R_50_slim_FPN"
 ).split()
 ITERATIONS = 20
 
@@ -34,6 +34,7 @@ def _config(stage, device):
         ["MODEL.WEIGHTS", "", "MODEL.DEVICE", device, "SOLVER.MAX_ITER", str(ITERATIONS)],
     )
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = 5
+    cfg.MODEL.MASK2FORMER.NUM_CLASSES = 5
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 6
     cfg.MODEL.CLASSIFIER.NUM_CLASSES = 5
     return cfg

@@ -150,6 +150,7 @@ OUTPUTS = {
     "AffinityNet": ["features"],
     "CAMClassifier": ["image_scores"],
     "DensityPRM": ["image_counts", "image_scores"],
+    "HFMask2Former": ["instances"],
     "IRNet": ["boundary", "displacement"],
     "PRMClassifier": ["image_scores"],
     "RetinaMask": ["instances"],

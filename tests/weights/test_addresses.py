@@ -188,6 +188,33 @@ def test_torchvision_addresses(cache, monkeypatch):
         PathManager.get_local_path("torchvision://ResNet50_Weights.IMAGENET1K_V2")
 
 
+def test_addresses_of_the_hub(cache, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def download(repository, name, revision, force_download):
+        asked.append((repository, name, revision))
+        return f"/hub/{name}"
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    assert PathManager.get_local_path("huggingface://owner/model@v1") == "/hub/model.safetensors"
+    # The description has to lie beside the weights.
+    assert asked == [("owner/model", f, "v1") for f in ("config.json", "model.safetensors")]
+
+    def fail(*arguments, **options):
+        raise OSError("no network.")
+
+    monkeypatch.setattr(hub, "hf_hub_download", fail)
+    local = cache / "huggingface" / "owner" / "model"
+    with pytest.raises(UserError, match=f"no network.*config.json of .* at {local}/config.json"):
+        PathManager.get_local_path("huggingface://owner/model")
+    local.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (local / name).write_bytes(CONTENT)
+    path = str(local / "model.safetensors")
+    assert PathManager.get_local_path("huggingface://owner/model") == path
+
+
 def test_timm_addresses(cache, monkeypatch):
     pytest.importorskip("timm")
     hub = pytest.importorskip("huggingface_hub")

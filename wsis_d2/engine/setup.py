@@ -35,8 +35,9 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
     The keys of Detectron2's DeepLab and PointRend are known where these projects are installed. The
     modules of ``IMPORTS`` are imported. The device is the CPU where there is no CUDA device.
     Datasets that the config names by their files are registered. ``NUM_CLASSES: 0`` of
-    ``MODEL.ROI_HEADS``, ``MODEL.RETINANET`` and ``MODEL.POINT_HEAD`` becomes the training dataset's
-    number of classes, and that of ``MODEL.SEM_SEG_HEAD`` its number with the background.
+    ``MODEL.ROI_HEADS``, ``MODEL.RETINANET``, ``MODEL.MASK2FORMER`` and ``MODEL.POINT_HEAD`` becomes
+    the training dataset's number of classes, and that of ``MODEL.SEM_SEG_HEAD`` its number with the
+    background.
 
     Raises:
         UserError: missing file, unknown key, value of the wrong type, a module that cannot be
@@ -53,6 +54,8 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(training_classes(cfg))
     if cfg.MODEL.RETINANET.NUM_CLASSES == 0:
         cfg.MODEL.RETINANET.NUM_CLASSES = len(training_classes(cfg))
+    if cfg.MODEL.MASK2FORMER.NUM_CLASSES == 0:
+        cfg.MODEL.MASK2FORMER.NUM_CLASSES = len(training_classes(cfg))
     if cfg.MODEL.get("POINT_HEAD", {}).get("NUM_CLASSES") == 0:
         cfg.MODEL.POINT_HEAD.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier, WarmupParamScheduler
@@ -29,6 +31,7 @@ def get_optimizer_params(
     backbone_multiplier: float = 1.0,
     head_multiplier: float = 1.0,
     displacement_multiplier: float = 1.0,
+    weight_decay_embed: float | None = None,
     **options,
 ) -> list[dict]:
     """Detectron2's parameter groups, with a learning rate for each part of the model.
@@ -40,6 +43,7 @@ def get_optimizer_params(
             are new to the task, for the network under it.
         head_multiplier: factor for everything else.
         displacement_multiplier: another one, for ``model.displacement_head``.
+        weight_decay_embed: of embeddings (``nn.Embedding``); None: that of other weights.
         options: see :func:`detectron2.solver.build.get_default_optimizer_params`.
     """
     multipliers = {
@@ -52,13 +56,38 @@ def get_optimizer_params(
         del parts["backbone"]
         for name, child in backbone.named_children():
             parts["backbone" if name in _UNDER_PYRAMID else f"backbone.{name}"] = child
-    return [
+    groups = [
         group
         for name, child in parts.items()
         for group in get_default_optimizer_params(
             child, base_lr=base_lr * multipliers.get(name, head_multiplier), **options
         )
     ]
+    if weight_decay_embed is None:
+        return groups
+    embeddings = {
+        parameter
+        for module in model.modules()
+        if isinstance(module, torch.nn.Embedding)
+        for parameter in module.parameters()
+    }
+    return _with_decay(groups, embeddings, weight_decay_embed)
+
+
+def _with_decay(
+    groups: list[dict], chosen: Collection[torch.nn.Parameter], weight_decay: float
+) -> list[dict]:
+    """Parameter groups in which the chosen parameters have another weight decay."""
+    split = []
+    for group in groups:
+        parts = {True: [], False: []}
+        for parameter in group["params"]:
+            parts[parameter in chosen].append(parameter)
+        if parts[False]:
+            split.append({**group, "params": parts[False]})
+        if parts[True]:
+            split.append({**group, "params": parts[True], "weight_decay": weight_decay})
+    return split
 
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -72,17 +101,35 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         displacement_multiplier=solver.DISPLACEMENT_MULTIPLIER,
         weight_decay=solver.WEIGHT_DECAY,
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
     if solver.OPTIMIZER == "SGD":
-        optimizer_type = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
+        optimizer_type = _add_gradient_clipping(cfg, torch.optim.SGD)
         return optimizer_type(
             groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV
         )
     if solver.OPTIMIZER == "AdamW":
-        return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(groups, lr=solver.BASE_LR)
+        return _add_gradient_clipping(cfg, torch.optim.AdamW)(groups, lr=solver.BASE_LR)
     raise UserError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}: choose 'SGD' or 'AdamW'")
+
+
+def _add_gradient_clipping(
+    cfg: CfgNode, optimizer_type: type[torch.optim.Optimizer]
+) -> type[torch.optim.Optimizer]:
+    """``SOLVER.CLIP_GRADIENTS``: Detectron2's kinds, and "full_model"."""
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not (clip.ENABLED and clip.CLIP_TYPE == "full_model"):
+        return maybe_add_gradient_clipping(cfg, optimizer_type)
+
+    class OptimizerWithFullModelClip(optimizer_type):
+        def step(self, closure=None):
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
+            return super().step(closure)
+
+    return OptimizerWithFullModelClip
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:

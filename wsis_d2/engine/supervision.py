@@ -210,6 +210,11 @@ class Masks(Supervision):
         cfg, pseudo = self.cfg, self.cfg.DATASETS.PSEUDO
         if not (pseudo.SCORE_WEIGHTS or pseudo.IGNORE_REGIONS):
             return build_detection_train_loader(cfg, mapper=self.mapper(True))
+        if cfg.MODEL.META_ARCHITECTURE != "GeneralizedRCNN":  # others have no such parts
+            raise UserError(
+                "DATASETS.PSEUDO.SCORE_WEIGHTS and IGNORE_REGIONS would do nothing with "
+                f"{cfg.MODEL.META_ARCHITECTURE}: set them to False, or train a Mask R-CNN"
+            )
         parts = (cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_MASK_HEAD.NAME)
         if parts != ("NoiseAwareROIHeads", "NoiseAwareMaskHead"):
             raise UserError(

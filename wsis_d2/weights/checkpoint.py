@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 
 from ..errors import UserError, one_sentence, os_error
 from ..files import write_text
+from .mask2former import is_mask2former, read_mask2former
 from .pretrained import CONTAINERS, convert_checkpoint_of_others, report_loaded
 
 #: Key of a checkpoint under which the description of its model is kept.
@@ -57,8 +58,9 @@ class WSISCheckpointer(DetectionCheckpointer):
         checkpointables: as in fvcore's ``Checkpointer``.
 
     Files are written atomically; ``.pth`` files are read with ``weights_only``, ``.pkl`` files by
-    an unpickler that knows arrays only and ``.safetensors`` by their own library. Without ``exact``
-    weights of other programs start the backbone, see :mod:`.pretrained_weights`.
+    an unpickler that knows arrays only and ``.safetensors`` by their own library, a Mask2Former of
+    ``transformers`` by that. Without ``exact`` weights of other programs start the backbone, see
+    :mod:`.pretrained`.
     """
 
     def __init__(
@@ -153,12 +155,14 @@ class WSISCheckpointer(DetectionCheckpointer):
                 )
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a file.
+        """Load a file, or ``model.safetensors`` of a folder.
 
         Raises:
             UserError: where the file is missing, is no checkpoint, fits nothing of the model,
                 belongs to other classes or, with ``exact``, to another method.
         """
+        if path and os.path.isdir(path):  # as transformers saves models
+            path = os.path.join(path, "model.safetensors")
         self._path = path
         if path and "://" not in path and not os.path.isfile(path):
             raise UserError(
@@ -221,6 +225,9 @@ class WSISCheckpointer(DetectionCheckpointer):
                 f"{filename} is read with safetensors, which is not installed: pip install "
                 "safetensors"
             ) from error
+        if is_mask2former(filename):
+            description = {"meta_architecture": "HFMask2Former", "classes": []}
+            return {"model": read_mask2former(filename), DESCRIPTION_KEY: description}
         return load_file(filename)
 
     @staticmethod

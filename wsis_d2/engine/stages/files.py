@@ -79,7 +79,7 @@ def outside_inputs(cfg: CfgNode, kind: str) -> list[str]:
     proposals = made_by.get(cfg.PROPOSALS.SOURCE, cfg.PROPOSALS.PATH)
     paths = [cfg.DATASETS.OWN_TRAIN.GT_JSON, cfg.DATASETS.OWN_TEST.GT_JSON]
     if kind in ("train", "cams", "pseudo_labels"):
-        paths.append(cfg.MODEL.WEIGHTS)
+        paths += [cfg.MODEL.WEIGHTS, cfg.MODEL.TRANSFORMERS.NAME]
     if kind == "train":
         names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
         paths += [pseudo.JSON, pseudo.REVIEW] if pseudo.NAME in names else []

@@ -326,6 +326,7 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: LabelGenerator) -> di
         ("CAM", "PATH"),
     ):
         settings[section].pop(key)
+    settings["MODEL"]["TRANSFORMERS"].pop("NAME")  # may be a folder
     segmenter = settings["PROPOSALS"]["PROMPTED"].pop("WEIGHTS")
     old_labels = settings["PSEUDO_LABELS"]["SELF_TRAINING"].pop("OLD_LABELS")
     detector = settings["PSEUDO_LABELS"]["TEXT_BOXES"].pop("WEIGHTS")
