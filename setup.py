@@ -19,6 +19,7 @@ setup(
     package_data={
         "wsis_d2": ["configs/**/*.yaml", "configs/**/*.py"],  # wsis_d2/configs links to configs
         "wsis_d2.proposals": ["weights/*.npz"],
+        "wsis_d2.report": ["*.js"],
     },
     python_requires=">=3.10",
     # Detectron2 is required too, but it is not on PyPI under its own name and most users have their

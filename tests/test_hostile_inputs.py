@@ -50,10 +50,11 @@ from wsis_d2.data.shapes import _read_parameters
 from wsis_d2.engine import combine_labels, load_config
 from wsis_d2.engine.setup import merged_config
 from wsis_d2.errors import UserError
-from wsis_d2.evaluation import LabelShards, evaluate_mask_files, shard_file
+from wsis_d2.evaluation import LabelShards, apply_review, evaluate_mask_files, shard_file
 from wsis_d2.evaluation.export.labels import Selection, read_labels
 from wsis_d2.evaluation.label_records import LabelRecords
 from wsis_d2.evaluation.label_shards import shard_header, write_shard
+from wsis_d2.files import file_sha256
 from wsis_d2.images import read_image
 from wsis_d2.labeling import ScoreCalibration, cam_files, read_calibration, read_cam, write_cam
 from wsis_d2.labeling.self_training import LabelFile
@@ -450,6 +451,32 @@ def _label_studio(folder: Path) -> Probe:
     return _json_probe(path, read, tasks, short)
 
 
+def _review(folder: Path) -> Probe:
+    labels, path = folder / "labels.json", folder / "review.json"
+    labels.write_text(json.dumps(_coco()))
+    value = {
+        "review": 1,
+        "labels_sha256": file_sha256(str(labels)),
+        "min_scores": [{"category_id": 1, "score": 0.4}],
+        "accepted": [1],
+        "rejected": [2],
+        "reclassified": [{"id": 3, "category_id": 1}],
+    }
+    read = lambda: apply_review(labels, path, folder / "out.json")  # noqa: E731
+    return _json_probe(path, read, value)
+
+
+def _reviewed_labels(folder: Path) -> Probe:
+    path, review, output = (folder / f"{name}.json" for name in ("labels", "review", "out"))
+
+    def read() -> None:
+        value = {"review": 1, "labels_sha256": file_sha256(str(path)), "rejected": [1]}
+        review.write_text(json.dumps(value))
+        apply_review(path, review, output)
+
+    return _json_probe(path, read, _coco())
+
+
 def _exported_labels(folder: Path) -> Probe:
     path = folder / "labels.json"
     return _json_probe(path, lambda: read_labels(path, Selection()), _coco())
@@ -760,6 +787,8 @@ READERS = {
     "JSON lines of image labels": _jsonl,
     "Label Studio's choices": _label_studio,
     "labels to be exported": _exported_labels,
+    "review of pseudo labels": _review,
+    "reviewed pseudo labels": _reviewed_labels,
     "VOC list": _voc_list,
     "VOC annotation": _voc_xml,
     "proposal cache": _proposal_cache,

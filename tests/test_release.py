@@ -69,7 +69,7 @@ def test_the_wheel_has_its_extras_and_files(wheel):
     assert not any(r.startswith("detectron2") for r in requirements)  # the user's own is kept
     files = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("*.py", "configs/**/*.yaml", "configs/**/*.py", "weights/*.npz")
+        for pattern in ("*.py", "configs/**/*.yaml", "configs/**/*.py", "weights/*.npz", "*.js")
         for path in (ROOT / "wsis_d2").rglob(pattern)
         if "__pycache__" not in path.parts
     }

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from wsis_d2.engine import run_tool
 from wsis_d2.files import free_space
-from wsis_d2.recipes import plan_recipe, run_recipe
+from wsis_d2.recipes import plan_recipe, review_options, run_recipe
 from wsis_d2.report.tables import headline, result_table
 
 
@@ -39,6 +39,8 @@ def _gigabytes(size: int) -> str:
 
 
 def main(args) -> None:
+    if args.review:
+        args.opts += review_options(args.recipe, args.output, args.review, args.opts)
     if args.dry_run:
         show_plan(args)
         return
@@ -68,5 +70,12 @@ if __name__ == "__main__":
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the results")
     parser.add_argument(
         "--dry-run", action="store_true", help="say which stages would run and why, and run none"
+    )
+    parser.add_argument(
+        "--review",
+        default="",
+        metavar="FILE",
+        help="review of the pseudo masks from the report of an earlier run; the stage that learns "
+        "from them heeds it",
     )
     raise SystemExit(run_tool(main, parser.parse_args()))

@@ -107,6 +107,9 @@ def _add_data_config(cfg: CN) -> None:
     # image is loaded for training (WISE, section 3.2): the JSON has them where it was made with
     # PSEUDO_LABELS.MAX_CANDIDATES.
     cfg.DATASETS.PSEUDO.SAMPLE_CANDIDATES = False
+    # Review of JSON that the report offers as a download: masks that it rejects are left out, those
+    # of a wrong class corrected. A recipe takes it from tools/run_pipeline.py --review.
+    cfg.DATASETS.PSEUDO.REVIEW = ""
     # Semantic pseudo labels: a folder of label maps (PNG: 0 background, c + 1 class c, 255 ignored)
     # named like the images of SOURCE.
     cfg.DATASETS.PSEUDO.SEM_SEG_ROOT = ""

@@ -40,6 +40,7 @@ def fingerprint(tmp_path, datasets_root):
     [
         ("MODEL.DEVICE", "cuda", False),
         ("DATALOADER.NUM_WORKERS", 3, False),
+        ("DATASETS.PSEUDO.REVIEW", "review.json", False),
         ("SEEDS.NUM_WORKERS", 3, False),
         ("CUDNN_BENCHMARK", True, False),
         ("VIS_PERIOD", 7, False),

@@ -161,7 +161,7 @@ def test_the_tool_shows_it(project, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     main = runpy.run_path(str(ROOT / "tools" / "run_pipeline.py"))["main"]
     arguments = {"recipe": project.file, "output": str(project.output), "opts": ["SEED", "3"]}
-    main(argparse.Namespace(dry_run=True, **arguments))
+    main(argparse.Namespace(dry_run=True, review="", **arguments))
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "classifier run changed: SEED -1 -> 3 0:00:10 0.00 GB" in lines
     assert "detector run after classifier 0:00:30 0.00 GB" in lines

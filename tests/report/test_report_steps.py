@@ -1,5 +1,6 @@
 """The report of every method, from cues made by hand: no network is trained here."""
 
+import json
 import re
 from itertools import product
 
@@ -10,12 +11,18 @@ from conftest import ROOT
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from wsis_d2.data import dataset_dicts, register_builtin_datasets, write_label_map
+from wsis_d2.data import (
+    dataset_dicts,
+    ground_truth_json,
+    register_builtin_datasets,
+    write_label_map,
+)
 from wsis_d2.engine import load_config
 from wsis_d2.engine.stages import report
 from wsis_d2.engine.stages.report import make_report
 from wsis_d2.errors import UserError
 from wsis_d2.evaluation import reliability_curve
+from wsis_d2.files import file_sha256, read_json, write_json, write_text
 from wsis_d2.labeling import LOCALIZER_REGISTRY, LocationCues
 from wsis_d2.labeling.affinitynet import AffinityNetCues
 from wsis_d2.labeling.irnet_walk import IRNetCues, walk_instance_cams
@@ -449,7 +456,7 @@ def test_report_of_a_method(
     html = (tmp_path / "r.html").read_text(encoding="utf-8")
     steps = METHODS[generator].steps
     for title in [step.title for step in steps] + [network, "Ground truth"]:
-        assert html.count(f'<th scope="col">{title}</th>') >= 1, title
+        assert html.count(f'<p class="step">{title}</p>') >= 2, title
     assert f"Held-out images of {test}" in html
     # Two images each: all steps (the seeds are missing) and the outcome; held out: three panels.
     assert html.count("data:image/") == 2 * (len(steps) - 1 + 2) + 2 * 3
@@ -464,3 +471,52 @@ def test_report_needs_a_stage_that_learns_from_the_labels(datasets_root, tmp_pat
     folders = _write_configs(tmp_path, "IRNetLabels", "seeds", "shapes_val")
     with pytest.raises(UserError, match="learns from seeds"):
         make_report(str(tmp_path / "r.html"), "title", {}, *folders)
+
+
+def test_report_with_masks_to_be_reviewed(datasets_root, tmp_path, monkeypatch):
+    register_builtin_datasets(str(datasets_root))
+    labels, detector = _write_configs(tmp_path, "IRNetLabels", "masks", "shapes_val")
+    content = read_json(ground_truth_json("shapes_train"))
+    kept = content["annotations"][1:]  # one true mask is missed
+    write_json(f"{labels}/pseudo_labels.json", {**content, "annotations": kept})
+    review = {
+        "review": 1,
+        "labels_sha256": file_sha256(f"{labels}/pseudo_labels.json"),
+        "rejected": [kept[0]["id"]],
+    }
+    write_json(tmp_path / "review.json", review)
+    cfg = load_config(f"{detector}/config.yaml")
+    cfg.DATASETS.PSEUDO.JSON = f"{labels}/pseudo_labels.json"
+    cfg.DATASETS.PSEUDO.SOURCE = "shapes_train"
+    cfg.DATASETS.PSEUDO.REVIEW = str(tmp_path / "review.json")
+    write_text(f"{detector}/config.yaml", cfg.dump())
+    prediction = {"instances": _instances()}
+    generator = _Generator(_labels("IRNetLabels"))
+    monkeypatch.setattr(report, "load_label_generator", lambda *_: generator)
+    monkeypatch.setattr(report, "_predictor", lambda cfg: lambda d: prediction)
+
+    def sections():
+        make_report(str(tmp_path / "r.html"), "title", RESULTS, labels, detector, count=1)
+        html = (tmp_path / "r.html").read_text(encoding="utf-8")
+        parts = re.split(r'<h2 id="s\d+">', html)[1:]
+        return dict(part.split("</h2>", 1) for part in parts)
+
+    found = sections()
+    assert list(found) == [
+        *("Dataset", "Measurements", "Review", "Failure cases", "Step by step"),
+        "Held-out images of shapes_val",
+    ]
+    assert "16 images were labelled" in found["Dataset"]
+    (data,) = re.findall(r'id="review-data">(.*?)</script>', found["Review"], re.DOTALL)
+    data = json.loads(data)
+    assert len(data["masks"]) == len(kept)
+    assert {mask[5][1] for mask in data["masks"]} == {1.0}  # they are the truth
+    assert data["done"]["rejected"] == review["rejected"]
+    # The worst image is the one with the missed mask.
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    first = re.search(r"<h3>(.*?): mean IoU of the true masks (\d+) %", found["Failure cases"])
+    assert names[content["annotations"][0]["image_id"]].endswith(first[1])
+    assert int(first[2]) < 100
+    # A review of other labels is not that of these.
+    write_json(tmp_path / "review.json", {**review, "labels_sha256": "0" * 64})
+    assert '"done": null' in sections()["Review"]

@@ -46,6 +46,7 @@ from .pascal_voc import (
     register_pascal_voc,
     voc_image_id,
 )
+from .review import Review, read_review
 from .sem_seg import register_label_maps, register_painted_instances, register_sem_seg
 from .shapes import SHAPES_CLASSES
 from .training_dicts import (
@@ -65,6 +66,7 @@ __all__ = [
     "PseudoLabelMapper",
     "RandomHue",
     "RandomScale",
+    "Review",
     "SeedMapper",
     "SemSegMapper",
     "add_loss_weights",
@@ -86,6 +88,7 @@ __all__ = [
     "load_voc_image_labels",
     "make_image_level",
     "read_label_map",
+    "read_review",
     "register_builtin_datasets",
     "register_coco_json",
     "register_image_level_dataset",

@@ -80,6 +80,7 @@ def register_coco_json(
     image_root: str,
     make_json: Callable[[], str] | None = None,
     extra_keys: Sequence[str] = (),
+    change_dicts: Callable[[list[dict]], list[dict]] | None = None,
     **metadata,
 ) -> None:
     """Register a COCO instance JSON as a stock, fully supervised dataset.
@@ -95,6 +96,7 @@ def register_coco_json(
         make_json: writes the JSON where it is missing or stale and returns its path.
         extra_keys: keys that every annotation of the JSON must have, beside COCO's own, and that
             are kept in the dataset dicts.
+        change_dicts: gives the dataset's dicts from those of the JSON.
         **metadata: further metadata.
     """
 
@@ -118,7 +120,7 @@ def register_coco_json(
                     "them to False"
                 )
         check_images_exist((d["file_name"] for d in dicts), json_file)
-        return dicts
+        return dicts if change_dicts is None else change_dicts(dicts)
 
     replace_dataset(
         name,

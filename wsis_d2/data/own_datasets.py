@@ -1,7 +1,7 @@
 """Registration of the user's own images, labels and pseudo labels as Detectron2 datasets."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -18,6 +18,7 @@ from .label_readers import (
     read_labels,
     to_dataset_dicts,
 )
+from .review import Review, read_review
 from .sem_seg import register_label_maps, register_painted_instances
 
 __all__ = ["register_image_level_dataset", "register_own_datasets", "register_pseudo_labels"]
@@ -107,7 +108,12 @@ def register_own_datasets(cfg: CfgNode) -> None:
         register_label_maps(pseudo.SEM_SEG_NAME, pseudo.SEM_SEG_ROOT, pseudo.SOURCE)
     if pseudo.JSON:
         register_pseudo_labels(
-            pseudo.NAME, pseudo.JSON, pseudo.IMAGE_ROOT, pseudo.SOURCE, pseudo.SAMPLE_CANDIDATES
+            pseudo.NAME,
+            pseudo.JSON,
+            pseudo.IMAGE_ROOT,
+            pseudo.SOURCE,
+            pseudo.SAMPLE_CANDIDATES,
+            pseudo.REVIEW,
         )
 
 
@@ -117,6 +123,7 @@ def register_pseudo_labels(
     image_root: str = "",
     source: str = "",
     keep_candidates: bool = False,
+    review: str = "",
 ) -> None:
     """Register a COCO JSON of pseudo labels as a stock dataset.
 
@@ -127,15 +134,68 @@ def register_pseudo_labels(
         source: name of the dataset that was labelled.
         keep_candidates: whether :class:`InstanceMapper` is to draw each object's mask from its
             ``candidates``.
+        review: a review of the JSON (:mod:`wsis_d2.data.review`), which is heeded; empty: none.
 
     Raises:
-        UserError: ``source`` is needed and not registered.
+        UserError: ``source`` is needed and not registered; later, when the dataset is used, the
+            review is none or is of other labels.
     """
     if not image_root and source:
         require_dataset(source, "DATASETS.PSEUDO.SOURCE (or set DATASETS.PSEUDO.IMAGE_ROOT)")
         image_root = MetadataCatalog.get(source).image_root
     extra_keys = ("candidates",) if keep_candidates else ()
-    register_coco_json(name, json_file, image_root, extra_keys=extra_keys, gt_json="")
+    if not review:
+        register_coco_json(name, json_file, image_root, extra_keys=extra_keys, gt_json="")
+        return
+
+    def heed_review(dicts: list[dict]) -> list[dict]:
+        found = read_review(review)
+        found.check_file(json_file)
+        category_ids = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
+        return _reviewed_dicts(dicts, found, category_ids)
+
+    register_coco_json(
+        name,
+        json_file,
+        image_root,
+        extra_keys=("id", *extra_keys),
+        change_dicts=heed_review,
+        gt_json="",
+    )
+
+
+def _reviewed_dicts(
+    dicts: list[dict], review: Review, category_ids: Mapping[int, int]
+) -> list[dict]:
+    """Dataset dicts as the file that :func:`wsis_d2.evaluation.apply_review` writes has them.
+
+    Args:
+        dicts: of the reviewed file, whose annotations have their ``id``.
+        review: the review.
+        category_ids: category id in the file -> contiguous id.
+    """
+    id_of = {contiguous: category_id for category_id, contiguous in category_ids.items()}
+    ids = [a["id"] for d in dicts for a in d["annotations"] if not a.get("iscrowd")]
+    review.check_ids(ids, category_ids)
+    return [
+        {**d, "annotations": list(_reviewed_annotations(d, review, id_of, category_ids))}
+        for d in dicts
+    ]
+
+
+def _reviewed_annotations(
+    dataset_dict: dict, review: Review, id_of: Mapping[int, int], category_ids: Mapping[int, int]
+) -> Iterator[dict]:
+    for annotation in dataset_dict["annotations"]:
+        rest = {key: value for key, value in annotation.items() if key != "id"}
+        if annotation.get("iscrowd"):
+            yield rest
+            continue
+        category_id = id_of[annotation["category_id"]]
+        score = annotation.get("score", 1.0)
+        category_id = review.category_of(annotation["id"], category_id, score)
+        if category_id is not None:
+            yield {**rest, "category_id": category_ids[category_id]}
 
 
 def _categories(

@@ -61,6 +61,7 @@ def get_pseudo_label_dicts(
     source: str = "",
     image_root: str = "",
     keep_candidates: bool = False,
+    review: str = "",
 ) -> list[dict]:
     """Images with the instances of a pseudo label file; images without any are left out.
 
@@ -70,11 +71,12 @@ def get_pseudo_label_dicts(
         source: dataset that was labelled.
         image_root: folder of the images; empty: that of ``source``.
         keep_candidates: whether the mapper is to draw each object's mask from its ``candidates``.
+        review: a review of the file, which is heeded (:mod:`wsis_d2.data.review`); empty: none.
 
     Raises:
         UserError: a file is missing, is damaged or has no instance.
     """
-    register_pseudo_labels(names, json_file, image_root, source, keep_candidates)
+    register_pseudo_labels(names, json_file, image_root, source, keep_candidates, review)
     if not any(d["annotations"] for d in DatasetCatalog.get(names)):
         raise UserError(
             f"there is no instance in '{json_file}' to train on: make the pseudo labels with a "

@@ -27,6 +27,7 @@ from .pseudo_label_writer import (
     ShardLabelWriter,
 )
 from .reliability import reliability_curve
+from .reviewed_labels import apply_review
 from .sem_seg_writer import SemSegLabelWriter
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "SemSegLabelWriter",
     "ShardBoxWriter",
     "ShardLabelWriter",
+    "apply_review",
     "confusion_matrix",
     "count_errors",
     "count_label_noise",

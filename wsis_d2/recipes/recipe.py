@@ -106,6 +106,11 @@ def stage_config(recipe: Recipe, stage: Stage, output: str, opts: list[str]) -> 
     return cfg
 
 
+def written_config(recipe: Recipe, stage: Stage, output: str, opts: list[str]) -> CfgNode:
+    """The stage's config before anything is looked up in datasets, which may not exist yet."""
+    return merged_config(*_config_arguments(recipe, stage, output, opts))
+
+
 def stage_device(recipe: Recipe, stage: Stage, output: str, opts: list[str]) -> str:
     """The device of the stage's config, whether or not this machine has it."""
     return configured_device(*_config_arguments(recipe, stage, output, opts))
@@ -150,7 +155,7 @@ def check_configs(recipe: Recipe, output: str, opts: list[str]) -> None:
     """A mistake in the last stage's must not show up after days."""
     for stage in recipe.stages:
         try:
-            merged_config(*_config_arguments(recipe, stage, output, opts))
+            written_config(recipe, stage, output, opts)
         except UserError as error:
             raise UserError(f"stage '{stage.name}': {error}") from error
 

@@ -1,5 +1,6 @@
 """The report of a recipe: its page, tables, and the steps of every method as pictures."""
 
+from .dataset_tables import dataset_tables
 from .page import (
     ReportColumn,
     ReportNumber,
@@ -10,8 +11,11 @@ from .page import (
     write_report,
 )
 from .panels import Example
+from .pseudo_masks import PseudoMasks, review_task
+from .review_section import ReviewImage, ReviewMask, ReviewTask
 from .steps import (
     PICTURE,
+    PSEUDO_MASKS_OF_FILE,
     SECOND_STAGES,
     Method,
     Step,
@@ -23,8 +27,10 @@ from .tables import headline, tables
 
 __all__ = [
     "PICTURE",
+    "PSEUDO_MASKS_OF_FILE",
     "SECOND_STAGES",
     "Example",
+    "PseudoMasks",
     "Method",
     "ReportColumn",
     "ReportNumber",
@@ -32,10 +38,15 @@ __all__ = [
     "ReportRow",
     "ReportSection",
     "ReportTable",
+    "ReviewImage",
+    "ReviewMask",
+    "ReviewTask",
     "Step",
+    "dataset_tables",
     "generator_name",
     "headline",
     "method_of",
+    "review_task",
     "second_stage_of",
     "tables",
     "write_report",

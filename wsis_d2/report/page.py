@@ -1,12 +1,12 @@
 """One HTML file that shows how labels became masks: the figures first, then the pictures.
 
-The file holds everything it needs (images inline, no script, nothing from the network; its
-Content-Security-Policy forbids more), so that it can be opened from disk, mailed or archived.
+The file holds everything it needs (images inline, nothing from the network, no script but the one
+of a review; its Content-Security-Policy forbids more), so that it can be opened from disk, mailed
+or archived.
 """
 
 from __future__ import annotations
 
-import base64
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from html import escape
 from numbers import Integral, Real
 
-import cv2
 import numpy as np
 
 from ..files import write_text
-from .style import STYLE
+from .pictures import data_uri
+from .review_section import SCRIPT, ReviewTask, review_html, script_source
+from .style import MOST_COLUMNS, STYLE
 
 Cell = str | float | None
 NO_VALUE = "–"
@@ -38,13 +39,15 @@ class ReportNumber:
 class ReportTable:
     """A table. The first column names the rows; a column without text is set as numbers.
 
-    None and NaN, for "not measured", are shown as an en dash.
+    None and NaN, for "not measured", are shown as an en dash. With ``upright``, headings but the
+    first are written upward: many of them take little room.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
+    upright: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,26 +76,24 @@ class ReportRow:
 
 @dataclass(frozen=True)
 class ReportSection:
-    """A part under a heading: text, then tables, then a gallery; each may be empty."""
+    """A part under a heading: text, tables, a review, then a gallery; each may be empty."""
 
     title: str
     text: str = ""
     tables: Sequence[ReportTable] = ()
     columns: Sequence[ReportColumn] = ()
     rows: Sequence[ReportRow] = ()
+    review: ReviewTask | None = None
 
 
 def write_report(
     path: str | os.PathLike,
     title: str,
     summary: str,
-    tables: Sequence[ReportTable] = (),
-    rows: Sequence[ReportRow] = (),
+    sections: Sequence[ReportSection] = (),
     *,
-    columns: Sequence[ReportColumn] = (),
     headline: Sequence[ReportNumber] = (),
     provenance: Mapping[str, str] | None = None,
-    sections: Sequence[ReportSection] = (),
 ) -> None:
     """Write the report, atomically. The same arguments give the same bytes.
 
@@ -100,20 +101,14 @@ def write_report(
         path: the HTML file; its folder is made if need be.
         title: the heading of the page.
         summary: a few sentences below it; a blank line starts a new paragraph.
-        tables: the measurements.
-        rows: the gallery, one row of panels per image.
-        columns: the gallery's columns, one for each panel of a row.
+        sections: the parts of the page, in their order; one of them may have a review.
         headline: the few figures that matter most, shown as a strip on top.
         provenance: how the report was made, in order: method, config, versions, date ...
-        sections: further parts, below the gallery.
 
     Raises:
         UserError: the file cannot be written.
-        ValueError: a row's length is not that of its columns.
+        ValueError: a row's length is not that of its columns, or there are two reviews.
     """
-    parts = [ReportSection("Measurements", tables=tables)] if tables else []
-    parts += [ReportSection("Step by step", columns=columns, rows=rows)] if rows else []
-    parts += sections
     body = [
         "<header>",
         f"<h1>{escape(title)}</h1>",
@@ -121,11 +116,14 @@ def write_report(
         _headline(headline),
         "</header>",
         "<main>",
-        *(_section(number, part) for number, part in enumerate(parts, 1)),
+        *(_section(number, part) for number, part in enumerate(sections, 1)),
         "</main>",
         _provenance(provenance or {}),
     ]
-    write_text(path, _page(title, _lines(*body)))
+    reviews = sum(part.review is not None for part in sections)
+    if reviews > 1:
+        raise ValueError(f"a page has one review, got {reviews}")
+    write_text(path, _page(title, _lines(*body), has_review=bool(reviews)))
 
 
 def format_number(value: Cell, decimals: int = 1) -> str:
@@ -145,7 +143,12 @@ def format_number(value: Cell, decimals: int = 1) -> str:
     raise TypeError(f"a cell is a string, a number or None, got {type(value).__name__}")
 
 
-def _page(title: str, body: str) -> str:
+def _page(title: str, body: str, has_review: bool) -> str:
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    script = ""
+    if has_review:
+        policy += f"; script-src {script_source()}"
+        script = f"\n<script>{SCRIPT}</script>"
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -153,13 +156,13 @@ def _page(title: str, body: str) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+ content="{policy}">
 <title>{escape(title)}</title>
 <style>
 {STYLE}</style>
 </head>
 <body>
-{body}
+{body}{script}
 </body>
 </html>
 """
@@ -206,6 +209,7 @@ def _section(number: int, section: ReportSection) -> str:
         f'<h2 id="s{number}">{escape(section.title)}</h2>',
         _paragraphs(section.text),
         _tables(section.tables),
+        review_html(section.review) if section.review is not None else "",
         _gallery(number, section.columns, section.rows),
         "</section>",
     )
@@ -232,10 +236,11 @@ def _table(table: ReportTable) -> str:
         cells = "".join(f"<td{c}>{value}</td>" for c, value in zip(css[1:], values))
         body.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    upright = ' class="upright"' if table.upright else ""
     return _lines(
         # The focus lets a keyboard scroll a table that is wider than the screen.
         f'<div class="table"><div class="scroll" role="region" tabindex="0" '
-        f'aria-label="{escape(table.title)}"><table>',
+        f'aria-label="{escape(table.title)}"><table{upright}>',
         f"<caption>{escape(table.title)}</caption>",
         f"<thead><tr>{head}</tr></thead>",
         "<tbody>",
@@ -253,58 +258,47 @@ def _gallery(number: int, columns: Sequence[ReportColumn], rows: Sequence[Report
         for c in columns
         if c.legend
     ]
-    head = "".join(f'<th scope="col">{escape(c.title)}</th>' for c in columns)
     body = []
     for index, row in enumerate(rows):
         _check_length(f"gallery row {row.title!r}", row.panels, columns)
-        cells = (
-            _panel(f"p{number}-{index}-{column}", f"{columns[column].title}: {row.title}", panel)
-            for column, panel in enumerate(row.panels)
+        panels = (
+            _panel(f"p{number}-{index}-{place}", row.title, columns[place].title, panel)
+            for place, panel in enumerate(row.panels)
         )
         body += [
-            f'<tbody><tr><th scope="rowgroup" colspan="{len(columns)}">'
-            f'<span class="stay">{escape(row.title)}</span></th></tr>',
-            _lines("<tr>", *cells, "</tr></tbody>"),
+            f"<article><h3>{escape(row.title)}</h3>",
+            _lines(f'<div class="panels" style="{_grid(len(columns))}">', *panels, "</div>"),
+            "</article>",
         ]
     return _lines(
         *(['<dl class="legend">', *legend, "</dl>"] if legend else []),
-        f'<div class="gallery" style="--columns:{len(columns)}"><table>',
-        f"<thead><tr>{head}</tr></thead>",
+        '<div class="gallery">',
         *body,
-        "</table></div>",
+        "</div>",
     )
 
 
-def _panel(anchor: str, alt: str, panel: ReportPanel) -> str:
+def _grid(count: int) -> str:
+    """Columns for ``count`` panels where so many have room: as few rows as can be, evenly full."""
+    fitting = ((limit, math.ceil(count / math.ceil(count / limit))) for limit in MOST_COLUMNS)
+    return ";".join(f"--of{limit}:{columns}" for limit, columns in fitting)
+
+
+def _panel(anchor: str, row: str, step: str, panel: ReportPanel) -> str:
+    title, alt = f'<p class="step">{escape(step)}</p>', f"{step}: {row}"
     caption = f"<figcaption>{escape(panel.caption)}</figcaption>" if panel.caption else ""
     if panel.image is None:
-        return f'<td><figure><p class="empty">{NO_VALUE}</p>{caption}</figure></td>'
+        return f'<figure>{title}<p class="empty">{NO_VALUE}</p>{caption}</figure>'
     height, width = panel.image.shape[:2]
     alt = f"{alt}, {panel.caption}" if panel.caption else alt
     # The picture becomes an overlay while the address names its figure; "#-" names nothing, so
     # that closing it scrolls nowhere. No script, and each picture is stored once.
     return (
-        f'<td><figure id="{anchor}"><a class="open" href="#{anchor}">'
-        f'<img src="{_data_uri(panel.image)}" width="{width}" height="{height}" '
+        f'<figure id="{anchor}">{title}<a class="open" href="#{anchor}">'
+        f'<img src="{data_uri(panel.image)}" width="{width}" height="{height}" loading="lazy" '
         f'alt="{escape(alt)}"></a><a class="close" href="#-" aria-label="Close the picture"></a>'
-        f"{caption}</figure></td>"
+        f"{caption}</figure>"
     )
-
-
-def _data_uri(image: np.ndarray) -> str:
-    """A picture as a data: address, in the format that takes less room."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"expected (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
-    bgr = np.ascontiguousarray(image[..., ::-1])
-    # Full color resolution: thin colored outlines smear when it is halved, JPEG's default.
-    jpeg_options = [
-        *(cv2.IMWRITE_JPEG_QUALITY, 88),
-        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
-    ]
-    _, jpeg = cv2.imencode(".jpg", bgr, jpeg_options)
-    _, png = cv2.imencode(".png", bgr)
-    kind, data = min((("png", png), ("jpeg", jpeg)), key=lambda item: len(item[1]))
-    return f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode('ascii')}"
 
 
 def _lines(*parts: str) -> str:

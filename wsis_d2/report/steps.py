@@ -78,6 +78,11 @@ PSEUDO_MASKS = Step(
     panels.pseudo_masks,
 )
 
+#: Of any method.
+PSEUDO_MASKS_OF_FILE = Step(
+    "Pseudo masks", "As exported: what the second stage learned from.", panels.pseudo_masks
+)
+
 
 def _with_proposals(what: str, network: str, *steps: Step) -> Method:
     """WISE and PRM with one localiser: ``what`` says of a sentence how it finds objects."""

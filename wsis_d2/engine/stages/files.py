@@ -38,6 +38,7 @@ UNDECIDING_KEYS = (
     "CUDNN_BENCHMARK",
     "VIS_PERIOD",
     "DATALOADER.NUM_WORKERS",
+    "DATASETS.PSEUDO.REVIEW",  # its content decides: it is an outside input
     "MODEL.DEVICE",
     "MODEL.PRM.PEAKS_PER_BATCH",
     "PROPOSALS.PROMPTED.PROMPTS_PER_BATCH",
@@ -81,7 +82,7 @@ def outside_inputs(cfg: CfgNode, kind: str) -> list[str]:
         paths += [cfg.MODEL.WEIGHTS, cfg.MODEL.TRANSFORMERS.NAME]
     if kind == "train":
         names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
-        paths += [pseudo.JSON] if pseudo.NAME in names else []
+        paths += [pseudo.JSON, pseudo.REVIEW] if pseudo.NAME in names else []
         paths += [pseudo.SEM_SEG_ROOT] if pseudo.SEM_SEG_NAME in names else []
         paths += build_supervision(cfg).folders
         paths += [proposals] if cfg.TEST.REFINE_WITH_PROPOSALS else []

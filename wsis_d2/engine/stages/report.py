@@ -1,9 +1,11 @@
-"""The report of a recipe: its figures, and a dozen images through every step."""
+"""The report of a recipe: its figures, masks to be reviewed, a dozen images through every step."""
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,23 +15,35 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 
 from ... import __version__
-from ...data import dataset_dicts, label_dataset_name
+from ...data import (
+    Review,
+    dataset_dicts,
+    ground_truth_json,
+    label_dataset_name,
+    make_image_level,
+    read_review,
+)
 from ...engine.trainer import build_checkpointer
 from ...errors import UserError
 from ...files import file_sha256, read_json
 from ...images import read_image
 from ...report import (
     PICTURE,
+    PSEUDO_MASKS_OF_FILE,
     SECOND_STAGES,
     Example,
     Method,
+    PseudoMasks,
     ReportNumber,
+    ReportPanel,
     ReportRow,
     ReportSection,
     Step,
+    dataset_tables,
     generator_name,
     headline,
     method_of,
+    review_task,
     second_stage_of,
     tables,
     write_report,
@@ -91,37 +105,26 @@ def make_report(
     predict = _predictor(detector_cfg)
     name = label_dataset_name(labels_cfg)
     classes = list(MetadataCatalog.get(name).thing_classes)
-
+    labelled = _Images(name, classes, predict, second_stage.load_truth(name))
     outcome = (second_stage.prediction, second_stage.truth)
-    held_out_steps = (PICTURE, *outcome)
-    sections = []
-    for test_name in detector_cfg.DATASETS.TEST:
-        load_truth = second_stage.load_truth(test_name)
-        examples = (
-            Example(d, read_image(d["file_name"], "RGB"), classes, predict(d), load_truth(d))
-            for d in _spread(dataset_dicts(test_name), count)
-        )
-        sections.append(
-            ReportSection(
-                f"Held-out images of {test_name}",
-                columns=[step.column for step in held_out_steps],
-                rows=[_row(held_out_steps, x) for x in examples],
-            )
-        )
+    learns_masks = second_stage is SECOND_STAGES["masks"]
+    masks = _pseudo_masks(detector_cfg.DATASETS.PSEUDO.JSON, name) if learns_masks else None
 
-    steps = (*method.steps, *outcome)
+    sections = [_dataset_section(labelled, masks)]
+    measured = tables(results)
+    sections += [ReportSection("Measurements", tables=measured)] if measured else []
+    if masks is not None:
+        sections.append(_review_section(labelled, masks, _heeded_review(detector_cfg, masks.file)))
+        sections += _failure_sections(labelled, masks, outcome)
+    sections.append(_steps_section(labels_cfg, labelled, (*method.steps, *outcome), count))
+    for test_name in detector_cfg.DATASETS.TEST:
+        held_out = _Images(test_name, classes, predict, second_stage.load_truth(test_name))
+        sections.append(_held_out_section(held_out, (PICTURE, *outcome), count))
     write_report(
         path,
         title,
         summary=method.summary + second_stage.summary,
-        tables=tables(results),
-        rows=[
-            _row(steps, x)
-            for x in _labelled_examples(
-                labels_cfg, name, classes, predict, second_stage.load_truth(name), count
-            )
-        ],
-        columns=[step.column for step in steps],
+        sections=sections,
         headline=[ReportNumber(label, value, "%") for label, _, value in headline(results)],
         provenance={
             "Generator": generator_name(labels_cfg),
@@ -131,7 +134,6 @@ def make_report(
             "Versions": f"wsis_d2 {__version__}, detectron2 {detectron2_version}, "
             f"torch {torch.__version__}",
         },
-        sections=sections,
     )
 
 
@@ -141,26 +143,135 @@ def _provenance_of_network(method: Method, cfg: CfgNode) -> dict[str, str]:
     return {f"{method.network} (sha256)": file_sha256(cfg.MODEL.WEIGHTS)}
 
 
-def _labelled_examples(
-    cfg: CfgNode,
-    name: str,
-    classes: Sequence[str],
-    predict: Callable[[dict], dict],
-    load_truth: Callable[[dict], object],
-    count: int,
-) -> Iterator[Example]:
-    """Images of the labelled dataset, one at a time: their cues can be large."""
-    generator = load_label_generator(cfg, classes)
-    mapper = build_supervision(cfg).label_mapper(is_train=False)
-    image_root = MetadataCatalog.get(name).get("image_root", "")
-    for d in _spread(dataset_dicts(name), count):
-        (labels,) = generator([mapper(d)])
+@dataclass(frozen=True)
+class _Images:
+    """A dataset, what the second stage makes of its images, and what is true of them.
+
+    Attributes:
+        name: of the dataset.
+        classes: names of all classes.
+        predict: from a dataset dict to the output of the second stage.
+        load_truth: from a dataset dict to its truth.
+    """
+
+    name: str
+    classes: Sequence[str]
+    predict: Callable[[dict], dict]
+    load_truth: Callable[[dict], object]
+
+    @functools.cached_property
+    def dicts(self) -> list[dict]:
+        """The dataset's dicts."""
+        return dataset_dicts(self.name)
+
+    @property
+    def by_id(self) -> dict[Hashable, dict]:
+        """The same by their image ids."""
+        return {d["image_id"]: d for d in self.dicts}
+
+    def example(self, d: dict, **labels) -> Example:
+        """An image for the gallery; ``labels`` are what it needs of the label generator."""
         image = read_image(d["file_name"], "RGB")
-        yield Example(d, image, classes, predict(d), load_truth(d), labels, cfg, image_root)
+        return Example(d, image, self.classes, self.predict(d), self.load_truth(d), **labels)
 
 
-def _row(steps: Sequence[Step], x: Example) -> ReportRow:
-    return ReportRow(x.name, [step.draw(x) for step in steps])
+def _dataset_section(images: _Images, masks: PseudoMasks | None) -> ReportSection:
+    dicts = make_image_level(images.dicts)
+    sizes = [(d["height"], d["width"]) for d in dicts if {"height", "width"} <= set(d)]
+    counts = masks.count(images.classes) if masks is not None else []
+    return ReportSection(
+        "Dataset",
+        f"{images.name}: {len(dicts):,} images were labelled.",
+        tables=dataset_tables(dicts, images.classes, sizes, counts),
+    )
+
+
+def _pseudo_masks(path: str, name: str) -> PseudoMasks | None:
+    """The masks that the second stage learned from, None where they are gone."""
+    return PseudoMasks(path, ground_truth_json(name)) if os.path.isfile(path) else None
+
+
+def _heeded_review(cfg: CfgNode, labels_file: str) -> Review | None:
+    """The review by which the second stage learned, where it is still that of these labels."""
+    path = cfg.DATASETS.PSEUDO.REVIEW
+    if not path:
+        return None
+    try:
+        review = read_review(path)
+        review.check_file(labels_file)
+    except UserError:
+        return None
+    return review
+
+
+def _review_section(images: _Images, masks: PseudoMasks, done: Review | None) -> ReportSection:
+    text = (
+        "Decide which pseudo masks the second stage is to learn from, download the decisions as "
+        "review.json, and run the recipe again with --review review.json: what comes before the "
+        "second stage is not run again."
+    )
+    if done is not None:
+        text += " The decisions that this round heeded are below, as far as they have a picture."
+    task = review_task(masks, images.by_id, images.classes, images.predict, done)
+    return ReportSection("Review", text, review=task)
+
+
+def _failure_sections(
+    images: _Images, masks: PseudoMasks, outcome: Sequence[Step], count: int = 8
+) -> list[ReportSection]:
+    """One section with the images whose true masks are covered worst, none without truth."""
+    steps, records = (PICTURE, PSEUDO_MASKS_OF_FILE, *outcome), images.by_id
+    rows = []
+    for image_id, iou in masks.failures(count):
+        x = images.example(records[image_id])
+        instances = masks.instances(image_id, x.image.shape[:2], images.classes)
+        x = replace(x, labels={"instances": instances})
+        title = f"{x.name}: mean IoU of the true masks {100 * iou:.0f} %"
+        rows.append(ReportRow(title, _panels(steps, x)))
+    if not rows:
+        return []
+    return [
+        ReportSection(
+            "Failure cases",
+            "The labelled images whose true masks the pseudo masks cover worst: the mean over an "
+            "image's true masks of the highest IoU with a pseudo mask of their class.",
+            columns=[step.column for step in steps],
+            rows=rows,
+        )
+    ]
+
+
+def _steps_section(
+    cfg: CfgNode, images: _Images, steps: Sequence[Step], count: int
+) -> ReportSection:
+    return ReportSection(
+        "Step by step",
+        columns=[step.column for step in steps],
+        rows=[ReportRow(x.name, _panels(steps, x)) for x in _labelled_examples(cfg, images, count)],
+    )
+
+
+def _labelled_examples(cfg: CfgNode, images: _Images, count: int) -> Iterator[Example]:
+    """Images of the labelled dataset, one at a time: their cues can be large."""
+    generator = load_label_generator(cfg, images.classes)
+    mapper = build_supervision(cfg).label_mapper(is_train=False)
+    image_root = MetadataCatalog.get(images.name).get("image_root", "")
+    for d in _spread(images.dicts, count):
+        (labels,) = generator([mapper(d)])
+        yield images.example(d, labels=labels, cfg=cfg, image_root=image_root)
+
+
+def _held_out_section(images: _Images, steps: Sequence[Step], count: int) -> ReportSection:
+    examples = map(images.example, _spread(images.dicts, count))
+    return ReportSection(
+        f"Held-out images of {images.name}",
+        columns=[step.column for step in steps],
+        rows=[ReportRow(x.name, _panels(steps, x)) for x in examples],
+    )
+
+
+def _panels(steps: Sequence[Step], x: Example) -> list[ReportPanel]:
+    return [step.draw(x) for step in steps]
 
 
 def _predictor(cfg: CfgNode) -> Callable[[dict], dict]:
