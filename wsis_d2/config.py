@@ -194,9 +194,10 @@ def _add_model_config(cfg: CN) -> None:
     # Resize the levels of a network of one stride (ViT) to the strides 4, 4, 8, 16 and 32.
     cfg.MODEL.TIMM.PYRAMID = False
 
-    # build_transformers_backbone: the backbone of a model of transformers, of which this is the
-    # folder or the name on the Hugging Face hub (its config.json alone is read).
+    # build_transformers_backbone.
     cfg.MODEL.TRANSFORMERS = CN()
+    # A model of transformers, whose backbone it is: its folder or its name on the Hugging Face hub
+    # (its config.json alone is read).
     cfg.MODEL.TRANSFORMERS.NAME = ""
 
     # CAMClassifier and PRMClassifier.
@@ -323,17 +324,20 @@ def _add_mask2former_config(cfg: CN) -> None:
     cfg.MODEL.MASK2FORMER.NUM_QUERIES = 100
     # Channels of the pixel decoder, of the transformer and of the masks; a multiple of 32.
     cfg.MODEL.MASK2FORMER.HIDDEN_DIM = 256
-    # The pixel decoder's layers of deformable attention, and the width of their feed-forward parts.
+    # The pixel decoder's layers of deformable attention ...
     cfg.MODEL.MASK2FORMER.ENCODER_LAYERS = 6
+    # ... and the width of their feed-forward parts.
     cfg.MODEL.MASK2FORMER.ENCODER_FEEDFORWARD_DIM = 1024
     # Predictions that are trained: one of the learned queries, one more after each layer of the
     # transformer (10: nine layers).
     cfg.MODEL.MASK2FORMER.DECODER_LAYERS = 10
+    # Width of the feed-forward parts of the transformer.
     cfg.MODEL.MASK2FORMER.FEEDFORWARD_DIM = 2048
-    # Weights of the losses, and of the matching's costs: of classes, of the masks' pixels and of
-    # their overlap.
+    # Weights of the losses, and of the matching's costs: of the classes ...
     cfg.MODEL.MASK2FORMER.CLASS_WEIGHT = 2.0
+    # ... of the masks' pixels (cross-entropy) ...
     cfg.MODEL.MASK2FORMER.MASK_WEIGHT = 5.0
+    # ... and of their overlap (Dice).
     cfg.MODEL.MASK2FORMER.DICE_WEIGHT = 5.0
     # Weight of the queries that are no object beside the others, in the loss of the classes.
     cfg.MODEL.MASK2FORMER.NO_OBJECT_WEIGHT = 0.1
