@@ -1,5 +1,6 @@
 """The call for people: what it runs, and what it says of the results."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -33,6 +34,15 @@ def photos(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     (tmp_path / "labels.csv").touch()
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("policy", "spins"), [(None, "1000"), ("ACTIVE", None)])
+def test_waiting_threads_sleep_unless_the_user_says_how_they_wait(
+    ran, photos, monkeypatch, policy, spins
+):
+    monkeypatch.setattr(os, "environ", {} if policy is None else {"OMP_WAIT_POLICY": policy})
+    pseudo_label("photos", output="out")
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
 def test_the_call_runs_a_recipe(ran, photos, tmp_path):

@@ -98,6 +98,9 @@ def pseudo_label(
         "DATASETS.OWN_TRAIN.CLASSES": tuple(classes),
         **(options or {}),
     }
+    # As tools/openmp.py, for the processes of the stages: threads that wait soon let others work.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         with _no_main_module():
             results = run_recipe(
