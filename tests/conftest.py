@@ -8,6 +8,7 @@ import runpy
 import socket
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,12 @@ ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile("wsis_d2", deadline=None)
 settings.register_profile("nightly", deadline=None, max_examples=10_000)
 settings.load_profile("wsis_d2")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of many slow tests first: in the end no process waits long for another."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def json_values(*keys: str) -> st.SearchStrategy:
