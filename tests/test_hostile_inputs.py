@@ -39,8 +39,10 @@ from wsis_d2.data import (
     load_label_studio_choices,
     load_voc_image_labels,
     read_label_map,
+    read_stronger_labels,
     register_image_level_dataset,
     register_pseudo_labels,
+    replace_dataset,
     semantic_truth,
     write_label_map,
 )
@@ -418,6 +420,25 @@ def _own_coco_labels(folder: Path) -> Probe:
     )
 
 
+def _stronger_labels(folder: Path) -> Probe:
+    _save_image(folder)
+    path = folder / "some.json"
+    image = {"file_name": str(folder / "a.png"), "image_id": 1, "image_labels": [0]}
+    replace_dataset(
+        "hostile_stronger_labels",
+        lambda: [{**image, "height": SIZE[0], "width": SIZE[1]}],
+        thing_classes=CLASSES,
+        image_root=str(folder),
+    )
+    places = [{"bbox": [1, 1, 4, 3]}, {"point": [2, 3]}, {"keypoints": [0, 0, 0, 2, 3, 2]}]
+    more = [{"image_id": 5, "category_id": 1, **place} for place in places]
+    content = _coco()
+    content["annotations"] += more
+    return _json_probe(
+        path, lambda: read_stronger_labels(str(path), "hostile_stronger_labels"), content
+    )
+
+
 def _csv(folder: Path) -> Probe:
     _save_image(folder)
     path = folder / "labels.csv"
@@ -783,6 +804,7 @@ READERS = {
     "calibration of scores": _calibration,
     "pseudo labels of an earlier round": _old_labels,
     "COCO JSON of image labels": _own_coco_labels,
+    "points, boxes and masks of some images": _stronger_labels,
     "CSV of image labels": _csv,
     "JSON lines of image labels": _jsonl,
     "Label Studio's choices": _label_studio,

@@ -511,6 +511,9 @@ def _add_pseudo_labels_config(cfg: CN) -> None:
     # Export this many of each object's best proposals with their weights, for
     # DATASETS.PSEUDO.SAMPLE_CANDIDATES; 0: only the chosen one.
     cfg.PSEUDO_LABELS.MAX_CANDIDATES = 0
+    # COCO JSON with points, boxes or masks of some of the images, by their file names: all objects
+    # of a class in an image, or none of that class (datasets/README.md). Empty: there are none.
+    cfg.PSEUDO_LABELS.STRONGER_LABELS = ""
 
     # Local maxima of multi-scale CAMs ("CAMMaxima").
     cfg.PSEUDO_LABELS.CAM_MAXIMA = CN()

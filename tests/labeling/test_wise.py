@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from wsis_d2.data import StrongerLabel
 from wsis_d2.labeling import (
     WISE,
     BestObjectness,
@@ -145,6 +146,37 @@ def test_candidates_are_those_of_the_instances():
     for found, pairs in zip(labels.candidates, expected, strict=True):
         assert [c["segmentation"] for c in found] == [PROPOSALS.masks[i] for i, _ in pairs]
         assert [c["weight"] for c in found] == pytest.approx([weight for _, weight in pairs])
+
+
+def _label_given(generator, labels):
+    generator.stronger_labels = {7: labels}
+    return _label(generator)
+
+
+def test_given_points_are_the_peaks_of_their_class():
+    # Class 0 was found at (8, 12), class 2 at (1, 1); a point says that class 0 is at (3, 3).
+    cues = _cues([[8, 12], [1, 1]], [0, 2])
+    labels = _label_given(_generator(cues), [StrongerLabel(0, point=(3.5, 3.5))])
+    assert sorted(zip(labels.pred_classes.tolist(), labels.given)) == [(0, "point"), (2, "")]
+    (mask,) = labels.pred_masks[labels.pred_classes == 0].numpy()
+    assert np.array_equal(mask, _box(0, 0, 6, 8))
+    # Nothing was found at all.
+    labels = _label_given(_generator(_cues([], [])), [StrongerLabel(1, point=(12.0, 11.0))])
+    assert labels.pred_classes.tolist() == [1]
+    assert np.array_equal(labels.pred_masks[0].numpy(), _box(0, 0, 12, 16))
+
+
+def test_given_boxes_take_the_proposal_that_fits():
+    # No peak is near the proposal with the box (2, 2, 5, 5).
+    generator = _generator(_cues([[8, 12]], [0]), max_candidates=2)
+    labels = _label_given(generator, [StrongerLabel(0, box=(2.0, 2.0, 5.0, 4.0))])
+    assert np.array_equal(labels.pred_masks.numpy(), [_box(2, 2, 4, 5)])
+    assert labels.given == ["box"]
+    assert labels.scores.tolist() == pytest.approx([(1 + 2 / 3) / 2])
+    empty = MaskProposals.from_masks(np.zeros((0, *SIZE), bool), np.zeros(0, np.float32))
+    generator = _generator(_cues([[8, 12]], [0]), proposals=empty)
+    labels = _label_given(generator, [StrongerLabel(0, box=(2.0, 2.0, 5.0, 4.0))])
+    assert labels.given == ["ellipse"]
 
 
 def test_sampling_follows_objectness_and_the_seed():

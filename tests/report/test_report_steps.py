@@ -413,6 +413,13 @@ def test_labels_without_boxes_and_boxes_without_labels_are_told():
     assert [row[-1] for row in table.rows] == [4, None, 4]
 
 
+def test_stronger_labels_are_counted():
+    counts = {"images": 4, "masks": 1, "boxes": 5, "points": 3, "ellipses": 2}
+    results = {"pseudo_labels": {"metrics": {"stronger_labels": counts}}}
+    (table,) = [table for table in tables(results) if "Stronger" in table.title]
+    assert table.rows == [(4, 1, 5, 3, 2, None)]
+
+
 def label_tables(results):
     return [table for table in tables(results) if "disagree" in table.title]
 

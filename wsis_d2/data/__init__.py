@@ -49,6 +49,7 @@ from .pascal_voc import (
 from .review import Review, read_review
 from .sem_seg import register_label_maps, register_painted_instances, register_sem_seg
 from .shapes import SHAPES_CLASSES
+from .stronger_labels import StrongerLabel, read_stronger_labels, resize_stronger_label
 from .training_dicts import (
     add_seed_files,
     get_image_label_dicts,
@@ -69,6 +70,7 @@ __all__ = [
     "Review",
     "SeedMapper",
     "SemSegMapper",
+    "StrongerLabel",
     "add_loss_weights",
     "add_seed_files",
     "build_image_level_augmentation",
@@ -89,6 +91,7 @@ __all__ = [
     "make_image_level",
     "read_label_map",
     "read_review",
+    "read_stronger_labels",
     "register_builtin_datasets",
     "register_coco_json",
     "register_image_level_dataset",
@@ -99,6 +102,7 @@ __all__ = [
     "register_pseudo_labels",
     "register_sem_seg",
     "replace_dataset",
+    "resize_stronger_label",
     "semantic_truth",
     "voc_image_id",
     "voc_palette",

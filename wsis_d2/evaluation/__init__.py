@@ -29,6 +29,7 @@ from .pseudo_label_writer import (
 from .reliability import reliability_curve
 from .reviewed_labels import apply_review
 from .sem_seg_writer import SemSegLabelWriter
+from .stronger_labels import count_stronger_labels
 
 __all__ = [
     "CountEvaluator",
@@ -46,6 +47,7 @@ __all__ = [
     "confusion_matrix",
     "count_errors",
     "count_label_noise",
+    "count_stronger_labels",
     "evaluate_coco",
     "evaluate_instance_masks",
     "evaluate_label_maps",

@@ -92,7 +92,8 @@ class PseudoLabelWriter(DatasetEvaluator):
             outputs: dicts with ``instances`` of the original image size: ``pred_masks`` (N, H, W)
                 bool, ``scores`` (N,), ``pred_classes`` (N,) contiguous ids; maybe ``candidates``,
                 per instance a list of ``{"segmentation": RLE, "weight": float}``, which become an
-                extra key that stock readers ignore; and maybe with
+                extra key that stock readers ignore; maybe ``given``, per instance what a person
+                gave of it or "", which becomes one, too, where it is not empty; and maybe with
                 ``ignore_regions``, whose ``pred_masks`` and ``pred_classes`` become COCO's crowd
                 annotations: no instances, and nothing that stock Detectron2 trains on.
         """
@@ -114,7 +115,7 @@ class PseudoLabelWriter(DatasetEvaluator):
                 _rles(instances),
                 instances.pred_classes.tolist(),
                 instances.scores.tolist(),
-                _candidates(instances),
+                _extra_keys(instances),
             )
             if mask_area(rle) > 0 and score >= self._min_score
         ]
@@ -239,11 +240,13 @@ def _rles(instances: Instances) -> list[dict[str, Any]]:
     return encode_masks(instances.pred_masks.detach().cpu().numpy())
 
 
-def _candidates(instances: Instances) -> list[dict[str, Any]]:
-    """What each annotation says of its candidates: nothing where the generator gives none."""
-    if not instances.has("candidates"):
-        return [{} for _ in range(len(instances))]
-    return [
-        {"candidates": [{**c, "weight": round(c["weight"], 6)} for c in candidates]}
-        for candidates in instances.candidates
-    ]
+def _extra_keys(instances: Instances) -> list[dict[str, Any]]:
+    """What each annotation says beyond COCO: its candidates, and what was given of it, if any."""
+    extra: list[dict[str, Any]] = [{} for _ in range(len(instances))]
+    if instances.has("candidates"):
+        for keys, candidates in zip(extra, instances.candidates):
+            keys["candidates"] = [{**c, "weight": round(c["weight"], 6)} for c in candidates]
+    if instances.has("given"):
+        for keys, given in zip(extra, instances.given):
+            keys |= {"given": given} if given else {}
+    return extra

@@ -46,6 +46,7 @@ from .selectors import (
     build_selector,
 )
 from .self_training import SelfTraining
+from .stronger_labels import GivenMask, apply_stronger_labels, with_stronger_labels
 from .text_detector import TEXT_DETECTOR_REGISTRY, TextDetector
 from .transformers_detector import TransformersDetector
 from .wise import PRM, WISE
@@ -68,6 +69,7 @@ __all__ = [
     "DensityPeaks",
     "DensityScore",
     "DiceWithResponse",
+    "GivenMask",
     "IRNetCentroids",
     "InstanceWalk",
     "LabelGenerator",
@@ -92,6 +94,7 @@ __all__ = [
     "TransformersDetector",
     "WISE",
     "alpha_seeds",
+    "apply_stronger_labels",
     "are_right",
     "build_label_generator",
     "build_localizer",
@@ -116,5 +119,6 @@ __all__ = [
     "reduced_size",
     "refine_instances",
     "relative_ranks",
+    "with_stronger_labels",
     "write_cam",
 ]

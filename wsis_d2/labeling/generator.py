@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor
 
+from ..data import (
+    StrongerLabel,
+    label_dataset_name,
+    read_stronger_labels,
+    resize_stronger_label,
+)
 from ..errors import UserError, look_up
 from ..proposals import build_proposal_source
 from .cam_folder import CAMFolder
@@ -17,6 +24,7 @@ from .image_size import reduce_input
 from .large_images import to_full_size
 from .prompts import build_prompter
 from .refine import LabelRefinement
+from .stronger_labels import with_stronger_labels
 
 LABEL_GENERATOR_REGISTRY = Registry("LABEL_GENERATOR")
 LABEL_GENERATOR_REGISTRY.__doc__ = """
@@ -46,6 +54,10 @@ class LabelGenerator(torch.nn.Module, ABC):
             their masks and label maps are resized to the original size; 0: none are.
         resizes_images: whether the generator brings images to a size of its own, so that they are
             not reduced.
+        stronger_labels: what is known of some images beside their labels, by ``image_id``; see
+            :func:`wsis_d2.labeling.with_stronger_labels`. :meth:`label` has those of its image as
+            ``x["stronger_labels"]``, on the size of ``x``; there is no such key where there are
+            none.
     """
 
     network: torch.nn.Module | None
@@ -56,6 +68,7 @@ class LabelGenerator(torch.nn.Module, ABC):
     refinement: LabelRefinement | None = None
     max_pixels: int = 0
     resizes_images: bool = False
+    stronger_labels: Mapping[Hashable, Sequence[StrongerLabel]] = {}
 
     def optimize(self) -> None:
         """Make the network faster, once it has its weights; see
@@ -69,6 +82,11 @@ class LabelGenerator(torch.nn.Module, ABC):
         outputs = []
         for original in batched_inputs:
             x = original if self.resizes_images else reduce_input(original, self.max_pixels)
+            is_reduced = x is not original
+            given = self.stronger_labels.get(original.get("image_id"))
+            if given:
+                sizes = [(i["height"], i["width"]) for i in (original, x)]
+                x = {**x, "stronger_labels": [resize_stronger_label(s, *sizes) for s in given]}
             output = self.label(x)
             if self.refinement is not None:
                 output["instances"] = self.refinement(x, output["instances"])
@@ -78,8 +96,10 @@ class LabelGenerator(torch.nn.Module, ABC):
                     output["ignore_regions"] = ignore_regions(
                         *evidence, output["instances"], self.ignore_threshold
                     )
-            if x is not original:
+            if is_reduced:
                 output = to_full_size(output, x["full_size"])
+            if given:
+                output = with_stronger_labels(output, given)
             outputs.append(output)
         return outputs
 
@@ -116,7 +136,8 @@ def build_label_generator(cfg: CfgNode) -> LabelGenerator:
     """The generator ``cfg.PSEUDO_LABELS.GENERATOR``, on ``cfg.MODEL.DEVICE``, without weights.
 
     Raises:
-        UserError: no generator of that name.
+        UserError: no generator of that name, or the stronger labels cannot be read, see
+            :func:`wsis_d2.data.read_stronger_labels`.
     """
     name = cfg.PSEUDO_LABELS.GENERATOR
     generator = look_up(LABEL_GENERATOR_REGISTRY, name, "PSEUDO_LABELS.GENERATOR")(cfg)
@@ -129,6 +150,10 @@ def build_label_generator(cfg: CfgNode) -> LabelGenerator:
     generator.max_pixels = cfg.INPUT.IMAGE_LEVEL.MAX_PIXELS_TEST
     if cfg.PSEUDO_LABELS.REFINE_WITH_PROPOSALS:
         generator.refinement = _build_refinement(cfg)
+    if cfg.PSEUDO_LABELS.STRONGER_LABELS:
+        generator.stronger_labels = read_stronger_labels(
+            cfg.PSEUDO_LABELS.STRONGER_LABELS, label_dataset_name(cfg)
+        )
     return generator.to(torch.device(cfg.MODEL.DEVICE)).eval()
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
+from ..data import StrongerLabel
 from ..proposals import ProposalSource, build_proposal_source
 from ..structures import MaskProposals, mask_nms
 from .cam_folder import CAMFolder
 from .generator import LABEL_GENERATOR_REGISTRY, LabelGenerator
 from .localizers import Localizer, LocationCues, build_localizer, located_boxes
+from .localizers.base import move_to_points
 from .prompts import Prompter, build_prompter
 from .selectors import PRMScore, Selector, build_selector
+from .stronger_labels import box_fit, point_pixel
 
 
 @LABEL_GENERATOR_REGISTRY.register()
@@ -27,6 +32,9 @@ class WISE(LabelGenerator):
     The instances are sorted by their scores in [0, 1], best first. With ``max_candidates`` they
     also have ``candidates``, each a list of ``{"segmentation": RLE, "weight": float}``, best first,
     whose weights sum to 1.
+
+    Points among an image's stronger labels are objects in place of those that the localiser finds
+    of their classes, unless it gives boxes; each box adds the proposal that fits it best.
 
     Args:
         localizer: where the objects are.
@@ -99,7 +107,8 @@ class WISE(LabelGenerator):
     def label(self, x: dict) -> dict:
         """See :meth:`LabelGenerator.label`; the cues are :class:`LocationCues`."""
         size = (x["height"], x["width"])
-        cues = self.localizer(x)
+        given = x.get("stronger_labels", ())
+        cues = _at_given_points(self.localizer(x), given, size)
         proposals = self._propose(x, cues)
         chosen, scores = self.selector(cues, proposals, x)
         classes = cues.class_ids.cpu().numpy()
@@ -112,14 +121,20 @@ class WISE(LabelGenerator):
             classes=None if self.class_agnostic_nms else classes[index],
         )
         index = index[kept]
+        fitting, fits, class_ids = _fitting_boxes(proposals, given)
+        chosen = np.concatenate([chosen[index], fitting])
+        scores = np.concatenate([scores[index], fits])
         instances = Instances(size)
-        masks = torch.from_numpy(proposals.decode(chosen[index]).reshape(len(index), *size))
+        masks = torch.from_numpy(proposals.decode(chosen).reshape(len(chosen), *size))
         instances.pred_masks = masks
         instances.pred_boxes = BitMasks(masks).get_bounding_boxes()
-        instances.scores = torch.from_numpy(scores[index].astype(np.float32))
-        instances.pred_classes = torch.from_numpy(classes[index])
+        instances.scores = torch.from_numpy(scores.astype(np.float32))
+        instances.pred_classes = torch.from_numpy(np.concatenate([classes[index], class_ids]))
         if self.max_candidates:
-            instances.candidates = self._candidates(cues, proposals, index)
+            instances.candidates = [
+                *self._candidates(cues, proposals, index),
+                *([{"segmentation": proposals.masks[i], "weight": 1.0}] for i in fitting),
+            ]
         output = {"instances": instances, "cues": cues}
         if self.gives_boxes:
             output["located_boxes"] = located_boxes(cues, size)
@@ -147,6 +162,29 @@ class WISE(LabelGenerator):
             ]
             for p in index
         ]
+
+
+def _at_given_points(
+    cues: LocationCues, given: Sequence[StrongerLabel], size: tuple[int, int]
+) -> LocationCues:
+    points = [label for label in given if label.point is not None]
+    if not points or cues.boxes is not None:
+        return cues
+    class_ids = torch.tensor([label.class_id for label in points])
+    pixels = torch.tensor([point_pixel(label.point, size) for label in points])
+    return move_to_points(cues, class_ids, pixels, size)
+
+
+def _fitting_boxes(
+    proposals: MaskProposals, given: Sequence[StrongerLabel]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each box its best proposal, how well it fits, and the class."""
+    boxes = [label for label in given if label.box is not None] if len(proposals) else []
+    fits = np.array([box_fit(proposals.masks, label.box) for label in boxes])
+    fits = fits.reshape(len(boxes), len(proposals))
+    best = fits.argmax(1) if boxes else np.zeros(0, dtype=np.int64)
+    class_ids = np.array([label.class_id for label in boxes], dtype=np.int64)
+    return best, fits[np.arange(len(boxes)), best], class_ids
 
 
 @LABEL_GENERATOR_REGISTRY.register()

@@ -33,6 +33,7 @@ def tables(results: dict) -> list[ReportTable]:
         semantic_table(results),
         seed_table(results),
         label_noise_table(results),
+        stronger_label_table(results),
         time_table(results),
     ]
     return [table for table in made if table.rows]
@@ -158,6 +159,21 @@ def label_noise_table(results: dict) -> ReportTable:
         note="A label without a box is wrong, or of an object that the detector overlooked. A box "
         "without a label is of a label that is missing, or a mistake of the detector; a dash: "
         "nobody looked for these (PSEUDO_LABELS.TEXT_BOXES.OTHER_CLASSES).",
+    )
+
+
+def stronger_label_table(results: dict) -> ReportTable:
+    """Points, boxes and masks that were given, and what did not become of them."""
+    columns = ("images", "masks", "boxes", "points", "ellipses", "points without a mask")
+    rows = [
+        tuple(counts.get(c) for c in columns) for counts in _sections(results, "stronger_labels")
+    ]
+    return ReportTable(
+        "Stronger labels that were given",
+        ("Images", "Masks", "Boxes", "Points", "boxes as ellipses", "points without a mask"),
+        rows,
+        note="No pseudo mask fits a box that became an ellipse, and a point without a mask lies in "
+        "none: it has no label.",
     )
 
 

@@ -18,10 +18,12 @@ from detectron2.data import MetadataCatalog
 
 from ... import __version__
 from ...data import (
+    StrongerLabel,
     check_image_level_dataset,
     dataset_dicts,
     ground_truth_json,
     label_dataset_name,
+    read_stronger_labels,
 )
 from ...errors import UserError
 from ...evaluation import (
@@ -36,7 +38,9 @@ from ...files import check_writable, file_sha256, write_json
 from ...labeling import (
     Candidates,
     CombinedMask,
+    GivenMask,
     MaskCombiner,
+    apply_stronger_labels,
     are_right,
     class_overlap,
     fit_calibration,
@@ -44,7 +48,7 @@ from ...labeling import (
     relative_ranks,
 )
 from ...structures import mask_area, mask_box
-from .pseudo_labels import PSEUDO_LABEL_FILE, instance_label_metrics
+from .pseudo_labels import PSEUDO_LABEL_FILE, instance_label_metrics, stronger_label_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +64,13 @@ def calibration_file(output_file: str) -> str:
 def combine_labels(cfg: CfgNode, output_file: str = "", resume: bool = False) -> dict:
     """Combine the files in ``AGREEMENT.LABELS`` and write ``output_file``.
 
-    Masks of classes that are not in an image's label are left out. In memory are one of the files,
-    while it is read, and then the masks of one image at a time.
+    Masks of classes that are not in an image's label are left out. The points, boxes and masks of
+    ``PSEUDO_LABELS.STRONGER_LABELS`` take the place of what was combined. In memory are one of the
+    files, while it is read, and then the masks of one image at a time.
 
     Args:
-        cfg: reads ``AGREEMENT``; the dataset to label is that of the files.
+        cfg: reads ``AGREEMENT`` and ``PSEUDO_LABELS.STRONGER_LABELS``; the dataset to label is that
+            of the files.
         output_file: COCO-format JSON to write; empty: ``OUTPUT_DIR/pseudo_labels.json``. A fitted
             calibration is saved beside it, see :func:`calibration_file`.
         resume: makes no difference: combining takes seconds, the labels are always made anew.
@@ -72,7 +78,9 @@ def combine_labels(cfg: CfgNode, output_file: str = "", resume: bool = False) ->
     Returns:
         ``{"combined_labels": {"AP25": ..., "ABO": ..., ...}, "calibration": {"ECE", "bins"}}``, the
         second by :func:`wsis_d2.evaluation.reliability_curve` on the images whose true masks the
-        scores were not fitted to, where there are any; {} where the dataset has no ground truth.
+        scores were not fitted to, where there are any; both where the dataset has ground truth.
+        With stronger labels also ``"stronger_labels"``, as
+        :func:`wsis_d2.engine.make_pseudo_labels` has it, whose images are not in the curve.
 
     Raises:
         UserError: a file is missing, damaged or of another dataset, or settings make no sense.
@@ -81,6 +89,8 @@ def combine_labels(cfg: CfgNode, output_file: str = "", resume: bool = False) ->
     options = cfg.AGREEMENT
     _check_options(options)
     data = _LabelledData.of(label_dataset_name(cfg))
+    path = cfg.PSEUDO_LABELS.STRONGER_LABELS
+    given = read_stronger_labels(path, data.name) if path else {}
     check_writable(output_file)
     with ExitStack() as opened:
         folder = os.path.dirname(os.path.abspath(output_file))
@@ -99,7 +109,7 @@ def combine_labels(cfg: CfgNode, output_file: str = "", resume: bool = False) ->
             combiner, fitted = _calibrate(combiner, sources, data, options.TRUE_MASKS)
             write_json(calibration_file(output_file), combiner.calibration.to_json(), indent=2)
         labeller = _Labeller(combiner, sources, student, data)
-        check = _ReliabilityCheck(data, fitted)
+        check = _ReliabilityCheck(data, fitted | set(given))
         file = PseudoLabelFile(
             data.name, output_file, _info(cfg, data.name, combiner), list(data.images.values())
         )
@@ -107,13 +117,15 @@ def combine_labels(cfg: CfgNode, output_file: str = "", resume: bool = False) ->
         def annotations_of(image_id: Hashable) -> list[dict[str, Any]]:
             combined = labeller.label(image_id)
             check.add(image_id, combined)
+            combined = _with_given(combined, given.get(image_id, ()), data.size(image_id))
             return [_annotation(mask, file.category_ids) for mask in combined]
 
         file.write(annotations_of)
     metrics = instance_label_metrics(cfg, output_file)
+    counts = stronger_label_metrics(given, output_file)
     if not metrics:
-        return {}
-    return {"combined_labels": metrics, **check.metrics()}
+        return counts
+    return {"combined_labels": metrics, **check.metrics(), **counts}
 
 
 def _check_options(options: CfgNode) -> None:
@@ -386,8 +398,20 @@ class _ReliabilityCheck:
         return {"calibration": curve}
 
 
-def _annotation(combined: CombinedMask, category_ids: Mapping[int, Any]) -> dict[str, Any]:
-    return {
+def _with_given(
+    combined: list[CombinedMask], labels: Sequence[StrongerLabel], size: tuple[int, int]
+) -> list[CombinedMask | GivenMask]:
+    if not labels:
+        return combined
+    columns = zip(*((c.mask, c.class_id, c.score) for c in combined)) if combined else [()] * 3
+    kept, given = apply_stronger_labels(*columns, labels, size)
+    return sorted([*(combined[i] for i in kept), *given], key=lambda mask: -mask.score)
+
+
+def _annotation(
+    combined: CombinedMask | GivenMask, category_ids: Mapping[int, Any]
+) -> dict[str, Any]:
+    annotation = {
         "category_id": category_ids[combined.class_id],
         "segmentation": combined.mask,
         "bbox": mask_box(combined.mask),
@@ -395,6 +419,9 @@ def _annotation(combined: CombinedMask, category_ids: Mapping[int, Any]) -> dict
         "iscrowd": 0,
         "score": round(combined.score, 6),
     }
+    if isinstance(combined, GivenMask):
+        annotation["given"] = combined.given
+    return annotation
 
 
 def _info(cfg: CfgNode, dataset_name: str, combiner: MaskCombiner) -> dict:
@@ -412,6 +439,8 @@ def _info(cfg: CfgNode, dataset_name: str, combiner: MaskCombiner) -> dict:
     }
     if options.STUDENT:
         info["student_sha256"] = file_sha256(options.STUDENT)
+    if cfg.PSEUDO_LABELS.STRONGER_LABELS:
+        info["stronger_labels_sha256"] = file_sha256(cfg.PSEUDO_LABELS.STRONGER_LABELS)
     if combiner.calibration is not None:
         info["calibration"] = combiner.calibration.to_json()
     return info

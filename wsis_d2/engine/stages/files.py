@@ -32,7 +32,8 @@ STAGE_FILE = "stage.json"
 #: In a stage's folder: the files that it has made, by their sizes, and a digest of them all.
 OUTPUTS_FILE = "outputs.json"
 
-#: Config keys that decide where and how fast a result comes, or what is looked at on the way.
+#: Config keys that decide where and how fast a result comes, or what is looked at on the way, and
+#: the path of a file whose content counts (:func:`outside_inputs`).
 UNDECIDING_KEYS = (
     "OUTPUT_DIR",
     "CUDNN_BENCHMARK",
@@ -42,6 +43,7 @@ UNDECIDING_KEYS = (
     "MODEL.DEVICE",
     "MODEL.PRM.PEAKS_PER_BATCH",
     "PROPOSALS.PROMPTED.PROMPTS_PER_BATCH",
+    "PSEUDO_LABELS.STRONGER_LABELS",
     "SEEDS.NUM_WORKERS",
     "SOLVER.CHECKPOINT_PERIOD",
     "TEST.EVAL_PERIOD",
@@ -93,11 +95,13 @@ def outside_inputs(cfg: CfgNode, kind: str) -> list[str]:
     elif kind == "combine":
         labels = cfg.AGREEMENT
         paths += [*labels.LABELS, labels.STUDENT, labels.CALIBRATION, labels.TRUE_MASKS]
+        paths.append(cfg.PSEUDO_LABELS.STRONGER_LABELS)
     elif kind == "pseudo_labels":
         # A generator of the user's own may read any of them.
         paths += [proposals, cfg.CAM.PATH, cfg.PSEUDO_LABELS.SELF_TRAINING.OLD_LABELS]
         text_boxes = cfg.PSEUDO_LABELS.TEXT_BOXES
         paths += [text_boxes.WEIGHTS, *synonym_files(text_boxes.SYNONYMS)]
+        paths.append(cfg.PSEUDO_LABELS.STRONGER_LABELS)
     return [path for path in paths if path]
 
 

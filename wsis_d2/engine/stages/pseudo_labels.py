@@ -22,6 +22,7 @@ from detectron2.utils import comm
 
 from ... import __version__
 from ...data import (
+    StrongerLabel,
     check_image_level_dataset,
     dataset_classes,
     dataset_dicts,
@@ -41,8 +42,10 @@ from ...evaluation import (
     ShardBoxWriter,
     ShardLabelWriter,
     count_label_noise,
+    count_stronger_labels,
     evaluate_mask_files,
     flatten_instance_metrics,
+    read_coco_json,
     read_shard_header,
     shard_file,
     shard_header,
@@ -97,7 +100,9 @@ def make_pseudo_labels(
         ``{"pseudo_labels": {"AP25": ..., "ABO": ..., ...}}`` in percent, and where there are
         semantic labels ``{"pseudo_sem_seg": {"mIoU": ..., ...}}``, {} where the dataset has no
         ground truth; where there are boxes also ``{"label_noise": {"labels without a box": ...,
-        ...}}``, counts; {} of a shard; on the main process.
+        ...}}``, counts, and where points, boxes or masks are given ``{"stronger_labels": {"images":
+        ..., ...}}``, by :func:`wsis_d2.evaluation.count_stronger_labels`; {} of a shard; on the
+        main process.
 
     Raises:
         UserError: see :mod:`wsis_d2.weights.checkpoint` and :mod:`wsis_d2.data`.
@@ -253,8 +258,24 @@ def _metrics(cfg: CfgNode, labels: _Labels, output_file: str, results: Mapping[s
             f"{noise['labels without a box']} of {noise['labels']} labels have no box; boxes "
             f"without a label: {unlabelled}"
         )
+    metrics |= stronger_label_metrics(labels.generator.stronger_labels, output_file)
     instance_metrics = instance_label_metrics(cfg, output_file)
     return {"pseudo_labels": instance_metrics, **metrics} if instance_metrics else metrics
+
+
+def stronger_label_metrics(
+    given: Mapping[Hashable, Sequence[StrongerLabel]], output_file: str
+) -> dict:
+    """What became of the points, boxes and masks, see :func:`make_pseudo_labels`; {} of none."""
+    if not given:
+        return {}
+    counts = count_stronger_labels(given, read_coco_json(output_file)["annotations"])
+    logger.info(
+        f"{counts['images']} images have stronger labels: {counts['masks']} masks, "
+        f"{counts['boxes']} boxes ({counts['ellipses']} without a mask that fits: ellipses), "
+        f"{counts['points']} points ({counts['points without a mask']} without a mask: left out)"
+    )
+    return {"stronger_labels": counts}
 
 
 def instance_label_metrics(cfg: CfgNode, output_file: str) -> dict:
@@ -328,6 +349,7 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: LabelGenerator) -> di
         settings[section].pop(key)
     settings["MODEL"]["TRANSFORMERS"].pop("NAME")  # may be a folder
     segmenter = settings["PROPOSALS"]["PROMPTED"].pop("WEIGHTS")
+    stronger_labels = settings["PSEUDO_LABELS"].pop("STRONGER_LABELS")
     old_labels = settings["PSEUDO_LABELS"]["SELF_TRAINING"].pop("OLD_LABELS")
     detector = settings["PSEUDO_LABELS"]["TEXT_BOXES"].pop("WEIGHTS")
     synonyms = settings["PSEUDO_LABELS"]["TEXT_BOXES"].pop("SYNONYMS")
@@ -351,6 +373,8 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: LabelGenerator) -> di
         classes = dataset_classes(dataset_name)
         info["detector"] = _other_weights(detector)
         info["texts"] = dict(zip(classes, class_texts(classes, synonyms)))
+    if stronger_labels:
+        info["stronger_labels_sha256"] = file_sha256(stronger_labels)
     if old_labels:
         info["old_labels_sha256"] = file_sha256(old_labels)
     return info

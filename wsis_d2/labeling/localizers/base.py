@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from fvcore.common.registry import Registry
@@ -113,6 +114,54 @@ def located_boxes(cues: LocationCues, size: tuple[int, int]) -> Instances:
     boxes = Instances.cat(parts)
     boxes.is_labelled = torch.arange(len(boxes)) < len(objects)
     return boxes
+
+
+def move_to_points(
+    cues: LocationCues, class_ids: Tensor, points: Tensor, size: tuple[int, int]
+) -> LocationCues:
+    """Objects whose places are known take the place of those that were found of their classes.
+
+    The response map of each is the response of its class where no other point of the class is
+    nearer, and its cell alone where there is none.
+
+    Args:
+        cues: P objects, without boxes.
+        class_ids: (Q,) int64, of all objects of these classes in the image; Q at least 1.
+        points: (Q, 2) int64, (y, x) of each in pixels of the original image.
+        size: (height, width) of the original image.
+
+    Returns:
+        The Q objects, of class score 1, then those of other classes.
+    """
+    maps = cues.class_response_maps
+    class_ids, points = class_ids.to(maps.device), points.to(maps.device)
+    others = (~torch.isin(cues.class_ids, class_ids)).nonzero()[:, 0]
+    height, width = cues.response_maps.shape[1:]
+    resized = F.interpolate(maps[class_ids][None].float(), (height, width), mode="bilinear")[0]
+    cells = to_pixels(points, size, (height, width))
+    rows, columns = (torch.arange(n, device=maps.device) for n in (height, width))
+    distances = (rows[:, None] - cells[:, 0, None, None]) ** 2
+    distances = distances + (columns - cells[:, 1, None, None]) ** 2
+    # Another point of the class is a rival: the least distance to any of them.
+    same = class_ids[:, None] == class_ids
+    nearest = torch.stack([distances[of_class].amin(0) for of_class in same])
+    shares = resized.clamp(min=0) * (distances == nearest)
+    responses = resized[torch.arange(len(cells)), cells[:, 0], cells[:, 1]]
+    empty = (shares.sum((1, 2)) == 0).nonzero()[:, 0]
+    shares[empty, cells[empty, 0], cells[empty, 1]] = 1.0
+    shares = shares / shares.sum((1, 2), keepdim=True)
+
+    def joined(given: Tensor, found: Tensor) -> Tensor:
+        return torch.cat([given.to(found), found[others]])
+
+    return replace(
+        cues,
+        class_ids=joined(class_ids, cues.class_ids),
+        responses=joined(responses, cues.responses),
+        class_scores=joined(torch.ones(len(cells)), cues.class_scores),
+        points=joined(points, cues.points),
+        response_maps=joined(shares, cues.response_maps),
+    )
 
 
 def strongest_points(maps: Tensor) -> Tensor:
