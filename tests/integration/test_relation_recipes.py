@@ -52,7 +52,7 @@ def test_every_stage_leaves_its_results(finished):
         "affinitynet": ["Affinity features", "Labels after the walk", "Segmentation network"],
     }
     for step in ("CAM", "Seeds", "Random walk", *steps[method]):
-        assert f">{step}</th>" in report
+        assert f'<p class="step">{step}</p>' in report
 
 
 @pytest.mark.slow

@@ -49,4 +49,4 @@ def test_recipe(recipe, generator, columns, run_tool, tmp_path):
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert generator in html
     for title in columns:
-        assert f'<th scope="col">{title}</th>' in html
+        assert f'<p class="step">{title}</p>' in html
