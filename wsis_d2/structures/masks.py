@@ -12,6 +12,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 
@@ -166,7 +167,10 @@ def with_text_counts(rle: Mapping[str, Any]) -> RLE:
 
 def encode_mask(mask: np.ndarray) -> RLE:
     """The RLE of an (H, W) mask, bool or 0 and 1."""
-    return with_text_counts(mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8)))
+    mask = np.ascontiguousarray(mask, dtype=np.uint8)
+    if mask.size:  # column by column, as pycocotools reads it; NumPy takes thrice the time for that
+        mask = cv2.transpose(mask).T
+    return with_text_counts(mask_utils.encode(np.asfortranarray(mask)))
 
 
 def encode_masks(masks: np.ndarray) -> list[RLE]:
