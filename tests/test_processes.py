@@ -192,6 +192,7 @@ def _run_workers(connection):
 
 def _wait(_, connection):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     connection.send("ready")
     time.sleep(600)
 
@@ -252,3 +253,22 @@ def test_the_server_has_no_cuda_and_no_threads():
         [sys.executable, "-c", _IMPORT_WITHOUT_CUDA], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
+
+
+def _run_workers_deafly(connection):
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # the thread gets it
+    _run_workers(connection)
+    os._exit(0)
+
+
+def test_a_signal_that_another_thread_gets_is_heeded(forked):
+    here, there = FORK.Pipe()
+    parent = FORK.Process(target=_run_workers_deafly, args=(there,))
+    parent.start()
+    there.close()
+    assert [here.recv(), here.recv()] == ["ready", "ready"]
+    os.kill(parent.pid, signal.SIGTERM)
+    parent.join(60)
+    assert parent.exitcode == 0
+    parent.kill()

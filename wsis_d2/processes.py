@@ -28,6 +28,10 @@ EXIT_TERMINATED = 128 + signal.SIGTERM
 GRACE_SECONDS = 30.0
 
 
+#: How often a process that waits for its workers looks whether it was sent a signal.
+WAKE_SECONDS = 1.0
+
+
 class Terminated(SystemExit):
     """Raised in a process that was sent SIGTERM; where nothing stops it, the exit code is 143."""
 
@@ -162,7 +166,9 @@ def _wait_for_processes(processes: Sequence[BaseProcess]) -> None:
     """Until all have ended, or one has failed: the others, who may wait for it, are killed then."""
     running = {process.sentinel: process for process in processes}
     while running:
-        ended = [running.pop(sentinel) for sentinel in wait(list(running))]
+        # The kernel may give a signal to another thread, as after a job was suspended: it ends no
+        # waiting, so that Python would not run the handler before a worker ends.
+        ended = [running.pop(sentinel) for sentinel in wait(list(running), WAKE_SECONDS)]
         for process in ended:
             process.join()
         if any(process.exitcode for process in ended):
