@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import runpy
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data.datasets.coco import convert_to_coco_json
 from detectron2.utils.logger import setup_logger
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -191,6 +193,26 @@ def wise_output(run_tool, tmp_path_factory) -> Path:
     assert completed.returncode == 0, completed.stdout[-3000:] + completed.stderr[-3000:]
     (output / "console.txt").write_text(completed.stdout)
     return output
+
+
+@pytest.fixture
+def true_labels(datasets_root, tmp_path) -> Path:
+    """A COCO JSON of the tiny Shapes' true masks, to stand in for pseudo labels."""
+    register_builtin_datasets(str(datasets_root))
+    path = tmp_path / "labels.json"
+    convert_to_coco_json("shapes_train_instances", str(path))
+    return path
+
+
+def check_instance_evaluation(output: Path) -> None:
+    """What an evaluation on the tiny Shapes leaves: both APs, and detections of the image size."""
+    metrics = json.loads((output / "metrics.json").read_text().splitlines()[-1])
+    assert 0 <= metrics["segm/AP"] <= 100
+    assert 0 <= metrics["instance_masks/AP50"] <= 100
+    (results,) = (output / "inference").rglob("coco_instances_results.json")
+    detections = json.loads(results.read_text())
+    assert detections
+    assert all(d["segmentation"]["size"] == [128, 128] for d in detections)
 
 
 @pytest.fixture(scope="session")

@@ -270,5 +270,6 @@ def test_a_signal_that_another_thread_gets_is_heeded(forked):
     assert [here.recv(), here.recv()] == ["ready", "ready"]
     os.kill(parent.pid, signal.SIGTERM)
     parent.join(60)
-    assert parent.exitcode == 0
-    parent.kill()
+    exitcode = parent.exitcode
+    parent.kill()  # and with it its workers
+    assert exitcode == 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -58,7 +59,7 @@ class WarmPython:
     def kill(self) -> None:
         """End it, and what it runs."""
         if self._server is not None:
-            os.killpg(self._server.pid, 9)
+            os.killpg(self._server.pid, signal.SIGKILL)
             self._server.wait()
 
 

@@ -131,7 +131,7 @@ def load_json(path: str | os.PathLike) -> Any:
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
-    """The object in a JSON file that this package wrote; {} where it is missing or damaged."""
+    """The object in a JSON file; {} where it is missing, damaged or something else."""
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)

@@ -1,6 +1,7 @@
 """From labels through an open-vocabulary detector to masks and boxes: coordinates and counts."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,22 @@ def true_boxes(file_name):
     return BitMasks(masks).get_bounding_boxes().tensor, labels
 
 
+@contextmanager
+def registered(name, records, like):
+    """A dataset of these records, with the classes and the folder of another one."""
+    original = MetadataCatalog.get(like)
+    replace_dataset(
+        name,
+        lambda: records,
+        thing_classes=list(original.thing_classes),
+        thing_dataset_id_to_contiguous_id=original.thing_dataset_id_to_contiguous_id,
+        image_root=original.image_root,
+    )
+    yield
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
 @pytest.fixture(autouse=True)
 def _registered(datasets_root):
     register_builtin_datasets(str(datasets_root))
@@ -70,7 +87,6 @@ def _registered(datasets_root):
 def mislabelled():
     """Shapes without a label of an image, and with one too many in another: that record, and the
     labels."""
-    original = MetadataCatalog.get("shapes_train")
     records = [dict(record) for record in dataset_dicts("shapes_train")]
     changed = next(record for record in records if len(set(record["image_labels"])) > 1)
     dropped, *changed["image_labels"] = changed["image_labels"]
@@ -79,16 +95,8 @@ def mislabelled():
     )
     added = min({*range(len(SHAPES_CLASSES))} - {*other["image_labels"]})
     other["image_labels"] = [*other["image_labels"], added]
-    replace_dataset(
-        "mislabelled_shapes",
-        lambda: records,
-        thing_classes=list(original.thing_classes),
-        thing_dataset_id_to_contiguous_id=original.thing_dataset_id_to_contiguous_id,
-        image_root=original.image_root,
-    )
-    yield changed, dropped, added
-    DatasetCatalog.remove("mislabelled_shapes")
-    MetadataCatalog.remove("mislabelled_shapes")
+    with registered("mislabelled_shapes", records, like="shapes_train"):
+        yield changed, dropped, added
 
 
 def config(folder, *options, file="Base-TextBoxes.yaml", dataset="shapes_train"):
@@ -227,18 +235,9 @@ def test_files_that_decide_are_known(tmp_path):
 @pytest.fixture
 def eight_photos():
     register_builtin_datasets(str(VOC))
-    original = MetadataCatalog.get("voc_2012_seg_train")
     records = dataset_dicts("voc_2012_seg_train")[:8]
-    replace_dataset(
-        "eight_photos",
-        lambda: records,
-        thing_classes=list(original.thing_classes),
-        thing_dataset_id_to_contiguous_id=original.thing_dataset_id_to_contiguous_id,
-        image_root=original.image_root,
-    )
-    yield records
-    DatasetCatalog.remove("eight_photos")
-    MetadataCatalog.remove("eight_photos")
+    with registered("eight_photos", records, like="voc_2012_seg_train"):
+        yield records
 
 
 @pytest.mark.skipif(not (VOC / "VOC2012").is_dir(), reason="no photos beside the repository")

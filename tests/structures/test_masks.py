@@ -18,6 +18,7 @@ from wsis_d2.structures import (
     encode_masks,
     mask_areas,
     mask_box,
+    mask_boxes,
     mask_containment,
     mask_iou,
     mask_nms,
@@ -40,7 +41,7 @@ def encode(mask):
 
 @settings(max_examples=100, deadline=None)
 @given(masks)
-def testrun_lengths_are_those_of_the_mask(mask):
+def test_run_lengths_are_those_of_the_mask(mask):
     runs = [(value, len(list(run))) for value, run in itertools.groupby(mask.ravel(order="F"))]
     want = [n for _, n in runs]
     if runs[0][0]:
@@ -48,7 +49,14 @@ def testrun_lengths_are_those_of_the_mask(mask):
     assert run_lengths(encode(mask)["counts"]).tolist() == want
 
 
-def testrun_lengths_of_a_large_mask():
+@given(masks, st.booleans())
+def test_masks_of_any_layout_in_memory_are_encoded(mask, is_transposed):
+    mask = mask.T if is_transposed else mask
+    (want,) = mask_utils.encode(np.asfortranarray(mask[..., None], dtype=np.uint8))
+    assert encode_mask(mask) == {**want, "counts": want["counts"].decode()}
+
+
+def test_run_lengths_of_a_large_mask():
     mask = np.zeros((3000, 4000), dtype=bool)
     mask[:, 1500:3900:7] = True
     assert run_lengths(encode(mask)["counts"]).sum() == mask.size
@@ -157,6 +165,7 @@ def test_arithmetic_against_arrays():
     rows, columns = masks[5].nonzero()
     y, x = rows.min(), columns.min()
     assert mask_box(rles[5]) == [x, y, columns.max() + 1 - x, rows.max() + 1 - y]
+    assert mask_boxes(rles)[5].tolist() == [x, y, columns.max() + 1, rows.max() + 1]
     expected = [[plain_iou(a, b) for b in masks[:4]] for a in masks]
     np.testing.assert_allclose(mask_iou(rles, rles[:4]), expected)
     assert mask_iou([], rles).shape == (0, 300)

@@ -1,6 +1,6 @@
 """A person's review of pseudo labels: which masks stay, which go, which are of another class.
 
-The report's page offers a review as a download (:mod:`wsis_d2.report.review`). It is JSON::
+The report's page offers a review as a download (:mod:`wsis_d2.report.review_section`). It is JSON::
 
     {"review": 1,                                 version of the format
      "labels_sha256": "9f86d0...",                of the reviewed file of pseudo labels

@@ -21,7 +21,7 @@ from ..structures import (
     encode_mask,
     encode_masks,
     mask_area,
-    mask_box,
+    mask_boxes,
 )
 from ..structures.masks import RLE
 
@@ -95,10 +95,9 @@ def apply_stronger_labels(
 
 def box_fit(masks: Sequence[RLE], box: Sequence[float]) -> np.ndarray:
     """(N,) IoU of the masks' bounding boxes with a box (x0, y0, x1, y1), 0 for an empty mask."""
-    corners = torch.tensor([mask_box(mask) for mask in masks], dtype=torch.float64).reshape(-1, 4)
-    corners[:, 2:] += corners[:, :2]
     target = torch.tensor([box], dtype=torch.float64)
-    return pairwise_iou(Boxes(corners), Boxes(target))[:, 0].double().numpy()
+    found = Boxes(torch.from_numpy(mask_boxes(masks)))
+    return pairwise_iou(found, Boxes(target))[:, 0].double().numpy()
 
 
 def point_pixel(point: tuple[float, float], size: tuple[int, int]) -> tuple[int, int]:

@@ -229,6 +229,13 @@ def mask_box(rle: RLE) -> list[float]:
     return mask_utils.toBbox(rle).tolist()
 
 
+def mask_boxes(rles: Sequence[RLE]) -> np.ndarray:
+    """(N, 4) float64, the smallest box (x0, y0, x1, y1) around each mask, pixel edges."""
+    boxes = np.array([mask_box(rle) for rle in rles]).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
+
+
 def mask_iou(rles: Sequence[RLE], others: Sequence[RLE]) -> np.ndarray:
     """Intersection over union of all pairs, 0 for two empty masks.
 

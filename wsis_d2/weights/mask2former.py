@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-from contextlib import suppress
 
 from torch import Tensor
 
 from ..errors import UserError
+from ..files import read_json
 
 #: Their modules -> ours. The backbone's are those of ``build_transformers_backbone``.
 _MODULES = {
@@ -21,11 +20,8 @@ _MODULES = {
 
 def is_mask2former(filename: str) -> bool:
     """Whether the ``config.json`` beside a file of weights says that they are a Mask2Former."""
-    with suppress(OSError, ValueError):
-        with open(os.path.join(os.path.dirname(filename), "config.json"), encoding="utf-8") as file:
-            config = json.load(file)
-        return isinstance(config, dict) and config.get("model_type") == "mask2former"
-    return False
+    config = read_json(os.path.join(os.path.dirname(filename), "config.json"))
+    return config.get("model_type") == "mask2former"
 
 
 def read_mask2former(filename: str) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.structures import Boxes, pairwise_iou
 
 from ...errors import UserError
-from ...structures import MaskProposals, mask_box
+from ...structures import MaskProposals, mask_boxes
 from ..localizers import LocationCues
 from .base import SELECTOR_REGISTRY, Selector
 
@@ -37,8 +37,7 @@ class BoxOverlap(Selector):
                 "PSEUDO_LABELS.SELECTOR is 'BoxOverlap', but the localiser gives no boxes: choose "
                 "another selector, or PSEUDO_LABELS.LOCALIZER 'TextBoxes'"
             )
-        found = torch.tensor([mask_box(mask) for mask in proposals.masks])
-        found[:, 2:] += found[:, :2]
-        overlaps = pairwise_iou(Boxes(cues.boxes.cpu()), Boxes(found)).numpy().astype(np.float64)
+        found = Boxes(torch.from_numpy(mask_boxes(proposals.masks)).float())
+        overlaps = pairwise_iou(Boxes(cues.boxes.cpu()), found).numpy().astype(np.float64)
         scores = cues.class_scores.cpu().numpy().astype(np.float64)[:, None]
         return np.where(overlaps > 0, overlaps * scores * proposals.objectness, -np.inf)
