@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from warm_python import WarmPython
 from wsis_d2 import processes
 from wsis_d2.data import register_builtin_datasets
 from wsis_d2.data.shapes import write_shapes
+from wsis_d2.engine.stages.files import digest_path
 from wsis_d2.folder_lock import unlock_folders
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,6 +103,27 @@ def datasets_root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("datasets")
     write_shapes(root / "shapes", num_train=16, num_val=8, seed=0)
     return root
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _same_images(datasets_root):
+    """Later tests of the same process see the images, and their times, as they were."""
+    images = str(datasets_root / "shapes" / "JPEGImages")
+    before = digest_path(images)
+    yield
+    assert digest_path(images) == before, f"tests have changed {images}: see preserved()"
+
+
+@contextmanager
+def preserved(*paths: Path) -> Iterator[None]:
+    """What these files hold, and when they changed, is as before in the end."""
+    before = [(path.read_bytes(), path.stat()) for path in paths]
+    try:
+        yield
+    finally:
+        for path, (content, status) in zip(paths, before):
+            path.write_bytes(content)
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from conftest import preserved
 from PIL import Image
 
 from wsis_d2.data import register_builtin_datasets
@@ -134,14 +135,10 @@ def test_addresses_and_missing_files_stand_for_themselves(tmp_path):
 
 def test_a_replaced_image_counts(fingerprint, datasets_root):
     path = sorted((datasets_root / "shapes" / "JPEGImages").iterdir())[0]
-    before, content = fingerprint("cams"), path.read_bytes()
-    status = os.stat(path)
-    try:
+    before = fingerprint("cams")
+    with preserved(path):
         Image.new("RGB", (128, 128)).save(path, "PNG")
         assert fingerprint("cams") != before
-    finally:
-        path.write_bytes(content)
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert fingerprint("cams") == before
 
 
