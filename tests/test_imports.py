@@ -31,6 +31,7 @@ FLOORS = {
     "structures": 2,
     "layers": 2,
     "weights": 2,
+    "allocator": 1,
     "files": 1,
     "first_machine": 1,
     "folder_lock": 1,

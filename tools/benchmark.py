@@ -6,6 +6,7 @@ import argparse
 import openmp  # noqa: F401  (before torch)
 import torch
 
+from wsis_d2.allocator import keep_freed_memory
 from wsis_d2.benchmarks import (
     format_comparison,
     format_results,
@@ -20,6 +21,8 @@ def main(args) -> None:
     old = read_results(args.compare) if args.compare else []
     if args.output:
         check_writable(args.output)
+    if args.device == "cpu":
+        keep_freed_memory()  # as the tools do
     results = run_benchmarks(
         args.device,
         images=args.images,

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
+from ..allocator import keep_freed_memory
 from ..config import add_wsis_config, check_counts
 from ..data import register_builtin_datasets, register_own_datasets, training_classes
 from ..errors import UserError
@@ -193,6 +194,8 @@ def setup(cfg: CfgNode, args: argparse.Namespace | None = None, verbose: bool = 
         UserError: ``OUTPUT_DIR`` cannot be written, or another run has it.
     """
     prepare_folder(cfg.OUTPUT_DIR)
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     rank = comm.get_rank()
     # A process that runs several stages logs each to its own file, and once.
     setup_logger.cache_clear()
