@@ -11,6 +11,7 @@ from PIL import Image
 from wsis_d2.data import register_builtin_datasets
 from wsis_d2.engine import launch, load_config, setup
 from wsis_d2.errors import UserError
+from wsis_d2.folder_lock import unlock_folders
 
 
 def test_file_then_command_line(tmp_path):
@@ -143,3 +144,15 @@ def test_another_runs_folder_is_left_alone(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="out is in use"):
         setup(cfg, verbose=False)
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_freed_memory_is_kept_where_a_cpu_computes(device, tmp_path, monkeypatch, fresh_loggers):
+    calls = []
+    module = sys.modules[setup.__module__]
+    monkeypatch.setattr(module, "keep_freed_memory", lambda: calls.append(device))
+    cfg = load_config("", ["OUTPUT_DIR", str(tmp_path / "out")])
+    cfg.MODEL.DEVICE = device
+    setup(cfg, verbose=False)
+    unlock_folders()
+    assert calls == ["cpu"][: device == "cpu"]

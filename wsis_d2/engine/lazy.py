@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 
+from ..allocator import keep_freed_memory
 from ..errors import UserError
 from ..parallel import synchronize_patiently
 from ..weights.checkpoint import WSISCheckpointer
@@ -93,6 +94,8 @@ def _check_override(cfg: DictConfig, override: str) -> None:
 def setup_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     """As :func:`wsis_d2.engine.setup.setup`, in ``train.output_dir``."""
     prepare_folder(cfg.train.output_dir)
+    if OmegaConf.select(cfg, "train.device") == "cpu":
+        keep_freed_memory()
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="wsis_d2")
     default_setup(cfg, args)
 
