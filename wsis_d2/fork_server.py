@@ -6,6 +6,7 @@ context and no random numbers that a fork could inherit in a bad state. Which wo
 says :func:`wsis_d2.processes.start_method`.
 """
 
+import gc
 import os
 import signal
 
@@ -21,3 +22,6 @@ def _heed_sigterm() -> None:
 # knows that workers live: they may be writing a checkpoint.
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 os.register_at_fork(after_in_child=_heed_sigterm)
+
+# Workers would copy every page of what they share to look for garbage in it.
+gc.freeze()
