@@ -205,7 +205,8 @@ def tool_in_process(datasets_root, monkeypatch, capsys, fresh_loggers):
 #: Two iterations of everything: enough to see that the parts fit together.
 QUICK = (
     "SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 4 DATALOADER.NUM_WORKERS 0 "
-    "PSEUDO_LABELS.PEAK_THRESHOLD -100.0 PSEUDO_LABELS.MAX_PEAKS 5 TEST.DETECTIONS_PER_IMAGE 5"
+    "PSEUDO_LABELS.PEAK_THRESHOLD -100.0 PSEUDO_LABELS.MAX_PEAKS 5 TEST.DETECTIONS_PER_IMAGE 5 "
+    "REPORT.NUM_EXAMPLES 2 REPORT.NUM_REVIEWED 4"
 ).split()
 
 

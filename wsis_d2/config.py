@@ -9,6 +9,8 @@ from .errors import UserError
 #: Below these a number would be an exception much later, or no work at all.
 LEAST = {
     "DATALOADER.NUM_WORKERS": 0,
+    "REPORT.NUM_EXAMPLES": 1,
+    "REPORT.NUM_REVIEWED": 1,
     "SEEDS.NUM_WORKERS": 0,
     "SOLVER.CHECKPOINT_PERIOD": 1,
     "SOLVER.IMS_PER_BATCH": 1,
@@ -40,6 +42,7 @@ def add_wsis_config(cfg: CN) -> None:
     _add_density_config(cfg)
     _add_evaluation_config(cfg)
     _add_noise_config(cfg)
+    _add_report_config(cfg)
 
 
 def check_counts(cfg: CN) -> None:
@@ -686,3 +689,12 @@ def _add_noise_config(cfg: CN) -> None:
     # JSON of the pseudo labels that the model was trained on: classes of the image label that it
     # does not find keep theirs. Empty: they have none.
     cfg.PSEUDO_LABELS.SELF_TRAINING.OLD_LABELS = ""
+
+
+def _add_report_config(cfg: CN) -> None:
+    cfg.REPORT = CN()
+    # Images per gallery that are shown in every step.
+    cfg.REPORT.NUM_EXAMPLES = 12
+    # Images whose pseudo masks can be reviewed with a picture, the worst ones. The second stage
+    # runs on each of them.
+    cfg.REPORT.NUM_REVIEWED = 300

@@ -25,10 +25,7 @@ from ..visualization import resize_image
 from .panels import MIN_SHOWN_SCORE
 from .review_section import ReviewImage, ReviewMask, ReviewTask
 
-#: So many images are shown for review at most: their pictures are in the page, and the student
-#: looks at each of them.
-MAX_IMAGES = 300
-#: Of these pictures, in pixels.
+#: Of the pictures for review, in pixels.
 LONG_SIDE = 320
 #: In their pixels: how far an outline may be from the mask's.
 _OUTLINE_TOLERANCE = 0.75
@@ -160,7 +157,7 @@ def review_task(
     class_names: Sequence[str],
     predict: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     done: Review | None = None,
-    max_images: int = MAX_IMAGES,
+    max_images: int = 300,
 ) -> ReviewTask:
     """What is to be reviewed: all masks, with pictures of the images whose masks are worst.
 
@@ -171,7 +168,7 @@ def review_task(
         predict: from a dataset dict to the student's output, which holds ``instances``; it is
             called once for each picture.
         done: the review that the student's training heeded.
-        max_images: see :data:`MAX_IMAGES`.
+        max_images: so many have a picture in the page, and the student looks at each of them.
     """
     chosen = _worst_images(masks, records, done, max_images)
     numbers = {image_id: number for number, image_id in enumerate(chosen)}

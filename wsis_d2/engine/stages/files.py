@@ -53,12 +53,12 @@ UNDECIDING_KEYS = (
 #: the classifier again.
 UNDECIDING_SECTIONS = {
     # PROPOSALS do: evaluation may snap masks to them (TEST.REFINE_WITH_PROPOSALS).
-    "train": ("AGREEMENT", "CAM", "DENSE_CRF", "PSEUDO_LABELS", "SEEDS"),
-    "cams": ("AGREEMENT", "DENSE_CRF", "PROPOSALS", "PSEUDO_LABELS", "SEEDS", "SOLVER"),
-    "seeds": ("AGREEMENT", "PROPOSALS", "PSEUDO_LABELS", "SOLVER"),
-    "proposals": ("AGREEMENT", "CAM", "DENSE_CRF", "PSEUDO_LABELS", "SEEDS", "SOLVER"),
-    "pseudo_labels": ("AGREEMENT", "SOLVER"),
-    "combine": ("CAM", "DENSE_CRF", "PROPOSALS", "SEEDS", "SOLVER"),
+    "train": ("AGREEMENT", "CAM", "DENSE_CRF", "PSEUDO_LABELS", "REPORT", "SEEDS"),
+    "cams": ("AGREEMENT", "DENSE_CRF", "PROPOSALS", "PSEUDO_LABELS", "REPORT", "SEEDS", "SOLVER"),
+    "seeds": ("AGREEMENT", "PROPOSALS", "PSEUDO_LABELS", "REPORT", "SOLVER"),
+    "proposals": ("AGREEMENT", "CAM", "DENSE_CRF", "PSEUDO_LABELS", "REPORT", "SEEDS", "SOLVER"),
+    "pseudo_labels": ("AGREEMENT", "REPORT", "SOLVER"),
+    "combine": ("CAM", "DENSE_CRF", "PROPOSALS", "REPORT", "SEEDS", "SOLVER"),
     "report": ("AGREEMENT",),
 }
 

@@ -70,12 +70,26 @@ def make_recipe_report(cfg: CfgNode, resume: bool = False) -> dict:
     folders = {stage["run"]: os.path.join(output, stage["name"]) for stage in recipe["stages"]}
     metrics = read_json(os.path.join(output, "metrics.json"))
     path = os.path.join(output, REPORT_FILE)
-    make_report(path, recipe["title"], metrics, folders["pseudo_labels"], folders["train"])
+    make_report(
+        path,
+        recipe["title"],
+        metrics,
+        folders["pseudo_labels"],
+        folders["train"],
+        count=cfg.REPORT.NUM_EXAMPLES,
+        num_reviewed=cfg.REPORT.NUM_REVIEWED,
+    )
     return {}
 
 
 def make_report(
-    path: str, title: str, results: dict, labels_folder: str, detector_folder: str, count: int = 12
+    path: str,
+    title: str,
+    results: dict,
+    labels_folder: str,
+    detector_folder: str,
+    count: int = 12,
+    num_reviewed: int = 300,
 ) -> None:
     """Write ``path``, a self-contained HTML file.
 
@@ -88,6 +102,7 @@ def make_report(
         detector_folder: folder of the stage that learned from the labels: Mask R-CNN, or a semantic
             segmentation network.
         count: number of images per gallery.
+        num_reviewed: number of images whose masks can be reviewed with a picture.
 
     Raises:
         UserError: the stage of ``detector_folder`` does not learn from pseudo labels.
@@ -114,8 +129,9 @@ def make_report(
     measured = tables(results)
     sections += [ReportSection("Measurements", tables=measured)] if measured else []
     if masks is not None:
-        sections.append(_review_section(labelled, masks, _heeded_review(detector_cfg, masks.file)))
-        sections += _failure_sections(labelled, masks, outcome)
+        done = _heeded_review(detector_cfg, masks.file)
+        sections.append(_review_section(labelled, masks, done, num_reviewed))
+        sections += _failure_sections(labelled, masks, outcome, min(count, 8))
     sections.append(_steps_section(labels_cfg, labelled, (*method.steps, *outcome), count))
     for test_name in detector_cfg.DATASETS.TEST:
         held_out = _Images(test_name, classes, predict, second_stage.load_truth(test_name))
@@ -204,7 +220,9 @@ def _heeded_review(cfg: CfgNode, labels_file: str) -> Review | None:
     return review
 
 
-def _review_section(images: _Images, masks: PseudoMasks, done: Review | None) -> ReportSection:
+def _review_section(
+    images: _Images, masks: PseudoMasks, done: Review | None, count: int
+) -> ReportSection:
     text = (
         "Decide which pseudo masks the second stage is to learn from, download the decisions as "
         "review.json, and run the recipe again with --review review.json: what comes before the "
@@ -212,12 +230,12 @@ def _review_section(images: _Images, masks: PseudoMasks, done: Review | None) ->
     )
     if done is not None:
         text += " The decisions that this round heeded are below, as far as they have a picture."
-    task = review_task(masks, images.by_id, images.classes, images.predict, done)
+    task = review_task(masks, images.by_id, images.classes, images.predict, done, count)
     return ReportSection("Review", text, review=task)
 
 
 def _failure_sections(
-    images: _Images, masks: PseudoMasks, outcome: Sequence[Step], count: int = 8
+    images: _Images, masks: PseudoMasks, outcome: Sequence[Step], count: int
 ) -> list[ReportSection]:
     """One section with the images whose true masks are covered worst, none without truth."""
     steps, records = (PICTURE, PSEUDO_MASKS_OF_FILE, *outcome), images.by_id
