@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -36,7 +37,11 @@ def test_every_stage_leaves_its_result(wise_output):
     assert "AP50" in results["mask_rcnn"]["metrics"]["instance_masks"]
     assert all(r["seconds"] > 0 for r in results.values())
     html = (wise_output / "report.html").read_text()
-    assert html.count("data:image/") > 12 * 6
+    # Failure cases, step by step, held-out images; and pictures for review.
+    assert html.count("<article>") == 3 * 2
+    (review,) = re.findall(r'id="review-data">(.*?)</script>', html)
+    assert len(json.loads(review)["images"]) == 4
+    assert html.count("data:image/") > 3 * 2 * 3 + 4
     assert "http://" not in html
     assert "https://" not in html
 
