@@ -31,6 +31,7 @@ def main(args) -> None:
         quick=args.quick,
         profile=args.profile,
         longest_edge=args.size,
+        processes=args.processes,
     )
     if args.output:
         write_json(args.output, results, indent=2)
@@ -53,6 +54,13 @@ if __name__ == "__main__":
         type=lambda names: names.split(","),
         default=(),
         help="run these alone; a wrong name lists them all",
+    )
+    parser.add_argument(
+        "--processes",
+        metavar="N",
+        type=int,
+        default=1,
+        help="only say how many times as many images N processes of a CPU do as one",
     )
     parser.add_argument("--output", metavar="FILE", help="write the figures as JSON, too")
     parser.add_argument("--compare", metavar="FILE", help="print the ratios to an earlier output")

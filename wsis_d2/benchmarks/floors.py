@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +39,30 @@ _PRODUCT_SIDE = {True: 8192, False: 1024}
 _COPY_BYTES = {True: 1 << 30, False: 1 << 28}
 
 
+def plain_product(
+    quick: bool = False, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Callable[[], Tensor]:
+    """A function that multiplies two large square matrices; with ``quick`` small ones."""
+    side = _product_side(quick, device)
+    a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
+    return lambda: a @ b
+
+
+def plain_copy(quick: bool = False, device: str = "cpu") -> Callable[[], Tensor]:
+    """A function that copies a tensor that no cache holds; with ``quick`` a small one."""
+    source = torch.ones(_copy_bytes(quick, device) // 4, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def _product_side(quick: bool, device: str) -> int:
+    return 128 if quick else _PRODUCT_SIDE[is_cuda(device)]
+
+
+def _copy_bytes(quick: bool, device: str) -> int:
+    return 1 << 16 if quick else _COPY_BYTES[is_cuda(device)]
+
+
 class Machine:
     """What this machine reaches, measured when it is first asked for.
 
@@ -52,25 +77,17 @@ class Machine:
 
     def flops_per_second(self, device: str, dtype: torch.dtype) -> float:
         """Of a product of two large square matrices."""
-        side = 128 if self.quick else _PRODUCT_SIDE[is_cuda(device)]
-
-        def prepare() -> Callable[[], Any]:
-            a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
-            return lambda: a @ b
-
+        side = _product_side(self.quick, device)
         kind = str(dtype).removeprefix("torch.")
+        prepare = partial(plain_product, self.quick, device, dtype)
         return self._rate(f"matrix product, {kind}, {device}", 2 * side**3, prepare, device)
 
     def bytes_per_second(self, device: str) -> float:
         """Of a copy of a large tensor: bytes read and bytes written."""
-        size = 1 << 16 if self.quick else _COPY_BYTES[is_cuda(device)]
-
-        def prepare() -> Callable[[], Any]:
-            source = torch.ones(size // 4, device=device)
-            target = torch.empty_like(source)
-            return lambda: target.copy_(source)
-
-        return self._rate(f"copy, {device}", 2 * size, prepare, device)
+        size = _copy_bytes(self.quick, device)
+        return self._rate(
+            f"copy, {device}", 2 * size, partial(plain_copy, self.quick, device), device
+        )
 
     def floor_seconds(self, work: Work, device: str) -> float:
         """The least time of some work, see above."""

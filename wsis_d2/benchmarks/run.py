@@ -21,6 +21,7 @@ from .floors import Machine
 from .losses import loss_benchmarks
 from .measure import Timing, is_cuda, mean_timing, peak_megabytes_of_run
 from .profiles import top_operations
+from .scaling import scaling_benchmarks
 from .stages import BENCHMARK_REGISTRY, Benchmark, Workload, make_workload
 from .walk import walk_benchmarks
 
@@ -46,6 +47,7 @@ def run_benchmarks(
     quick: bool = False,
     profile: bool = False,
     longest_edge: int = 0,
+    processes: int = 1,
 ) -> list[dict]:
     """All benchmarks, or some.
 
@@ -57,6 +59,8 @@ def run_benchmarks(
         quick: tiny inputs, once each, to see that everything runs.
         profile: say what stands at the top of each stage.
         longest_edge: longer side in pixels that the images are resized to; 0: as they are.
+        processes: more than 1: the stages' throughput with so many of one thread, and nothing else;
+            see :func:`~wsis_d2.benchmarks.scaling.scaling_benchmarks`.
 
     Returns:
         One dict each, JSON-ready but for NaN.
@@ -79,8 +83,11 @@ def run_benchmarks(
     Raises:
         UserError: no benchmark of a name, no such device, size or number of threads, or no photos.
     """
-    _check(device, threads, longest_edge)
+    _check(device, threads, longest_edge, processes)
     stages = [name for name, _ in BENCHMARK_REGISTRY]
+    if processes > 1:
+        names = _chosen(only, stages) or stages
+        return scaling_benchmarks(names, processes, images, quick, longest_edge)
     names = _chosen(only, [*stages, *COMPARISONS]) or [*stages, *(() if quick else COMPARISONS)]
     machine, results = Machine(quick), []
     with _threads(threads):
@@ -144,11 +151,15 @@ def _floor_figures(stage: Benchmark, timing: Timing, machine: Machine) -> dict[s
     }
 
 
-def _check(device: str, threads: int, longest_edge: int) -> None:
+def _check(device: str, threads: int, longest_edge: int, processes: int) -> None:
     if is_cuda(device) and not torch.cuda.is_available():
         raise UserError(f"--device is '{device}', but PyTorch finds no GPU: choose 'cpu'")
     if threads < 1:
         raise UserError(f"--threads is {threads}: give 1 or more")
+    if processes < 1:
+        raise UserError(f"--processes is {processes}: give 1 or more")
+    if processes > 1 and (is_cuda(device) or threads > 1):
+        raise UserError("--processes are of one thread on a CPU: give --device cpu --threads 1")
     if longest_edge and not _LEAST_EDGE <= longest_edge <= _MOST_EDGE:
         raise UserError(f"--size is {longest_edge}: give {_LEAST_EDGE} to {_MOST_EDGE} pixels")
 
