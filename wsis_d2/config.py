@@ -37,6 +37,7 @@ def add_wsis_config(cfg: CN) -> None:
     _add_mask2former_config(cfg)
     _add_proposals_config(cfg)
     _add_cam_config(cfg)
+    _add_contours_config(cfg)
     _add_pseudo_labels_config(cfg)
     _add_agreement_config(cfg)
     _add_density_config(cfg)
@@ -474,6 +475,19 @@ def _add_cam_config(cfg: CN) -> None:
     cfg.DENSE_CRF.BILATERAL_COMPAT = 10.0
     # Certainty of a hard label ("confident" seeds only).
     cfg.DENSE_CRF.GT_PROB = 0.7
+
+
+def _add_contours_config(cfg: CN) -> None:
+    # Contour maps by a trained IRNet (its class boundaries) or a network that was trained on masks
+    # (outlines of what it predicts): for PROPOSALS.BUILTIN.CONTOURS "files". Beyond the papers.
+    cfg.CONTOURS = CN()
+    # Folder of the maps, one gray image (PNG) per image; PROPOSALS.BUILTIN.CONTOUR_PATH is to name
+    # it.
+    cfg.CONTOURS.PATH = "output/contours"
+    # Folder of the maps of an earlier round: a contour is where either has one. Empty: none.
+    cfg.CONTOURS.ADD_TO = ""
+    # Least score of a predicted instance.
+    cfg.CONTOURS.MIN_SCORE = 0.05
 
 
 def _add_pseudo_labels_config(cfg: CN) -> None:

@@ -78,6 +78,11 @@ def test_keys_that_decide_the_result(fingerprint, key, value, decides, monkeypat
         ("train", "AGREEMENT.MASK", "best", False),
         ("combine", "AGREEMENT.MASK", "best", True),
         ("combine", "SEEDS.FG_THRESHOLD", 0.7, False),
+        ("contours", "CONTOURS.MIN_SCORE", 0.7, True),
+        ("contours", "CAM.FLIP", False, False),
+        ("train", "CONTOURS.MIN_SCORE", 0.7, False),
+        ("train", "REPORT.NUM_EXAMPLES", 7, False),
+        ("report", "REPORT.NUM_EXAMPLES", 7, True),
     ],
 )
 def test_sections_that_decide_nothing_in_a_stage(fingerprint, run, key, value, decides):
@@ -94,6 +99,8 @@ def test_sections_that_decide_nothing_in_a_stage(fingerprint, run, key, value, d
         ("pseudo_labels", "PROPOSALS.PROMPTED.WEIGHTS", ("PROPOSALS.SOURCE", "prompted")),
         ("pseudo_labels", "PSEUDO_LABELS.SELF_TRAINING.OLD_LABELS", ()),
         ("pseudo_labels", "DATASETS.OWN_TRAIN.GT_JSON", ()),
+        ("proposals", "PROPOSALS.BUILTIN.CONTOUR_PATH", ("PROPOSALS.BUILTIN.CONTOURS", "files")),
+        ("contours", "CONTOURS.ADD_TO", ()),
         ("combine", "AGREEMENT.STUDENT", ()),
         ("combine", "AGREEMENT.TRUE_MASKS", ()),
         ("combine", "AGREEMENT.CALIBRATION", ()),
@@ -156,6 +163,7 @@ def test_results_of_an_earlier_stage_that_was_run_again_count(fingerprint, tmp_p
         ("train", "model_final.pth"),
         ("cams", "maps/{}.npz"),
         ("seeds", "maps/{}.png"),
+        ("contours", "maps/{}.png"),
         ("proposals", "maps/a.json.gz"),
         ("pseudo_labels", "pseudo_labels.json"),
         ("pseudo_labels", "pseudo_labels_sem_seg/{}.png"),
@@ -170,7 +178,8 @@ def test_a_stage_is_done_while_its_outputs_exist(tmp_path, datasets_root, run, m
     (tmp_path / "config.yaml").write_text(CONFIG)
     stage, folder = Stage("a", run, "config.yaml"), tmp_path / "out" / "a"
     recipe = Recipe("A test", (stage,), str(tmp_path))
-    paths = [x for key in ("CAM", "SEEDS", "PROPOSALS") for x in (f"{key}.PATH", folder / "maps")]
+    keys = ("CAM", "SEEDS", "CONTOURS", "PROPOSALS")
+    paths = [x for key in keys for x in (f"{key}.PATH", folder / "maps")]
     cfg = stage_config(recipe, stage, str(tmp_path / "out"), [str(x) for x in paths])
     if run == "proposals":
         build_proposal_source(cfg)  # says in its folder how they are made

@@ -15,6 +15,7 @@ from wsis_d2.proposals import (
     build_proposal_source,
     contour_proposals,
     photo_proposals,
+    write_contours,
 )
 from wsis_d2.proposals.contour_hierarchy import base_regions, merge, region_candidates
 from wsis_d2.proposals.contour_objectness import (
@@ -353,7 +354,10 @@ def test_contours_of_files(tmp_path, drawn):
     found = build_proposal_source(cfg).get(record)
     assert max(iou(masks[4], mask) for mask in found.decode()) > 0.8
 
+    # Contours of another round in the same place, and the same cache.
+    write_contours(tmp_path / "maps" / "photo.png", np.zeros((60, 80)))
+    assert len(build_proposal_source(cfg).get(record)) < len(found)
+
     (tmp_path / "maps" / "photo.png").unlink()
-    cfg.PROPOSALS.PATH = str(tmp_path / "cache2")
     with pytest.raises(UserError, match=r"photo\.png cannot be read.*CONTOUR_PATH"):
         build_proposal_source(cfg).get(record)

@@ -29,6 +29,7 @@ def spin_count_when_torch_loads(folder, tool, **variables):
         "benchmark.py",
         "lazyconfig_train_net.py",
         "make_cams.py",
+        "make_contours.py",
         "make_pseudo_labels.py",
         "make_seeds.py",
         "run_pipeline.py",

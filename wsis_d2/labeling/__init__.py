@@ -6,6 +6,7 @@ from .box_labels import BoxLabels
 from .cam_files import full_size_cam, read_cam, reduced_cam, write_cam
 from .cam_folder import CAMFolder
 from .cams import MultiScaleCAM, multi_scale_cams
+from .contours import ContourNetwork, either_contour, outlines
 from .detect import detect_instances
 from .generator import LABEL_GENERATOR_REGISTRY, LabelGenerator, build_label_generator
 from .ignore_region import ignore_regions
@@ -65,6 +66,7 @@ __all__ = [
     "CAMMaxima",
     "Candidates",
     "CombinedMask",
+    "ContourNetwork",
     "DensityObjectness",
     "DensityPeaks",
     "DensityScore",
@@ -105,12 +107,14 @@ __all__ = [
     "confident_seeds",
     "crf_settings",
     "detect_instances",
+    "either_contour",
     "fit_calibration",
     "full_size_cam",
     "ignore_regions",
     "instances_from_relations",
     "multi_scale_cams",
     "optimize_for_inference",
+    "outlines",
     "read_calibration",
     "read_cam",
     "reduce_image",

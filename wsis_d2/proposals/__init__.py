@@ -5,7 +5,13 @@ from ..structures import MaskProposals
 from .build import PROPOSAL_SOURCE_REGISTRY, ProposalReader, ProposalSource, build_proposal_source
 from .cache import ProposalCache, generate_proposals
 from .contour_hierarchy import ContourMaps
-from .contour_proposals import contour_proposals, photo_proposals
+from .contour_proposals import (
+    contour_file,
+    contour_proposals,
+    photo_proposals,
+    read_contours,
+    write_contours,
+)
 from .hed import HED, hed_contours, load_hed
 from .hierarchical import hierarchical_proposals
 from .prompted import (
@@ -34,10 +40,13 @@ __all__ = [
     "SegmentAnythingProposals",
     "TransformersSAM",
     "build_proposal_source",
+    "contour_file",
     "contour_proposals",
     "generate_proposals",
     "hed_contours",
     "hierarchical_proposals",
     "load_hed",
     "photo_proposals",
+    "read_contours",
+    "write_contours",
 ]

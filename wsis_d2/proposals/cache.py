@@ -2,7 +2,8 @@
 
 A cache folder holds ``settings.json``, the generator's settings, and one ``<key>.json.gz`` per
 image. The key is ``<image stem>-<first 16 hex digits of the SHA-256 of the image file>``: it
-survives a move of the dataset, and an image that was replaced is not mistaken for the old one.
+survives a move of the dataset, and an image that was replaced is not mistaken for the old one. With
+contour maps from files those of the map's file follow: so contours of a new round are seen.
 """
 
 from __future__ import annotations
@@ -55,9 +56,14 @@ class ProposalCache:
         """Where the proposals of this image are kept.
 
         Raises:
-            UserError: the image cannot be read.
+            UserError: the image, or its contour map, cannot be read.
         """
-        return self.folder / f"{image_key(file_name)}.json.gz"
+        key = image_key(file_name)
+        if self.settings.get("contours") == "files":
+            contours = contour_file(self.settings["contour_path"], file_name)
+            advice = "make it (tools/make_contours.py), or correct PROPOSALS.BUILTIN.CONTOUR_PATH"
+            key += f"-{_digest(contours, f'contour map {contours}', advice)}"
+        return self.folder / f"{key}.json.gz"
 
     def get(self, file_name: str | Path) -> MaskProposals:
         """The image's proposals; made and kept where they are missing.
@@ -142,19 +148,19 @@ def _recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
     record = dict(settings)
     if record.get("contours") == "hed":
         record["hed_weights"] = file_digest(record["hed_weights"])
+    if record.get("contours") == "files":
+        del record["contour_path"]  # each entry's name tells the contour map's content
     return record
 
 
 def image_key(file_name: str | Path) -> str:
     """The image's name in the cache; see the module's description."""
-    digest = hashlib.sha256(_read_bytes(file_name)).hexdigest()[:16]
+    digest = _digest(file_name, f"image {file_name}", "replace it or take it off the list")
     return f"{re.sub(r'[^A-Za-z0-9._-]', '_', Path(file_name).stem)[:100]}-{digest}"
 
 
-def _read_bytes(file_name: str | Path) -> bytes:
+def _digest(path: str | Path, what: str, advice: str) -> str:
     try:
-        return Path(file_name).read_bytes()
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     except OSError as error:
-        raise UserError(
-            f"image {file_name} cannot be read ({error}): replace it or take it off the list"
-        ) from error
+        raise UserError(f"{what} cannot be read ({error}): {advice}") from error

@@ -7,6 +7,7 @@ objects.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 from ..errors import UserError
+from ..files import write_bytes
 from ..structures import MaskProposals, encode_mask
 from .contour_hierarchy import ContourMaps, base_regions, region_candidates
 from .contour_objectness import appearance_cues, candidate_cues, objectness_model
@@ -155,19 +157,39 @@ def contour_file(folder: str | Path, file_name: str | Path) -> Path:
     return Path(folder) / f"{Path(file_name).stem}.png"
 
 
-def contours_from_file(image: np.ndarray, path: str | Path) -> ContourMaps:
-    """The contour map of an image (h, w, 3), from a gray image of any size.
+def write_contours(path: str | Path, contours: np.ndarray) -> None:
+    """Write a contour map, atomically.
+
+    Args:
+        path: the PNG; its folder is made.
+        contours: (h, w) float in [0, 1], at any size.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    gray = np.round(np.asarray(contours) * 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(gray).save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def read_contours(path: str | Path) -> np.ndarray:
+    """A contour map (h, w) float32 in [0, 1], from a gray image.
 
     Raises:
         UserError: the file is missing or is no image.
     """
     try:
         with Image.open(path) as file:
-            values = np.asarray(file.convert("L"), dtype=np.float32) / 255
+            return np.asarray(file.convert("L"), dtype=np.float32) / 255
     except Exception as error:  # Pillow's decoders raise nearly anything for damaged files
         raise UserError(
-            f"contour map {path} cannot be read ({error}): set PROPOSALS.BUILTIN.CONTOUR_PATH to "
-            "the folder of the contour maps, or PROPOSALS.BUILTIN.CONTOURS to 'hed'"
+            f"contour map {path} cannot be read ({error}): make it (tools/make_contours.py), name "
+            "the folder of the contour maps, or set PROPOSALS.BUILTIN.CONTOURS to 'hed'"
         ) from error
-    size = image.shape[1::-1]
+
+
+def contours_from_file(image: np.ndarray, path: str | Path) -> ContourMaps:
+    """The contour map of an image (h, w, 3), from a file of any size; see :func:`read_contours`."""
+    values, size = read_contours(path), image.shape[1::-1]
     return ContourMaps.of(cv2.resize(values, size, interpolation=cv2.INTER_LINEAR))

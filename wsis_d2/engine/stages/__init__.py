@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .cams import load_multi_scale_cam, make_cams
 from .combine import combine_labels
+from .contours import make_contours
 from .proposals import make_proposals
 from .pseudo_labels import load_label_generator, make_pseudo_labels, merge_pseudo_labels
 from .report import RECIPE_FILE, make_recipe_report, make_report
@@ -22,6 +23,7 @@ __all__ = [
     "load_label_generator",
     "load_multi_scale_cam",
     "make_cams",
+    "make_contours",
     "make_proposals",
     "make_pseudo_labels",
     "make_recipe_report",
@@ -52,6 +54,7 @@ STAGE_KINDS = {
     "train": StageKind(train, on_all_gpus=True),
     "cams": StageKind(make_cams, on_all_gpus=True),
     "seeds": StageKind(make_seeds),
+    "contours": StageKind(make_contours, on_all_gpus=True),
     "proposals": StageKind(make_proposals),
     "pseudo_labels": StageKind(make_pseudo_labels, on_all_gpus=True),
     "combine": StageKind(combine_labels),

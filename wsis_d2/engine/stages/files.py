@@ -23,6 +23,7 @@ from ...labeling.synonyms import synonym_files
 from ...proposals import build_proposal_source
 from ..supervision import build_supervision
 from .combine import calibration_file
+from .contours import ContourFolder
 from .pseudo_labels import PSEUDO_LABEL_FILE, boxes_file, sem_seg_folder
 from .report import REPORT_FILE
 
@@ -53,13 +54,14 @@ UNDECIDING_KEYS = (
 #: the classifier again.
 UNDECIDING_SECTIONS = {
     # PROPOSALS do: evaluation may snap masks to them (TEST.REFINE_WITH_PROPOSALS).
-    "train": ("AGREEMENT", "CAM", "DENSE_CRF", "PSEUDO_LABELS", "REPORT", "SEEDS"),
-    "cams": ("AGREEMENT", "DENSE_CRF", "PROPOSALS", "PSEUDO_LABELS", "REPORT", "SEEDS", "SOLVER"),
-    "seeds": ("AGREEMENT", "PROPOSALS", "PSEUDO_LABELS", "REPORT", "SOLVER"),
-    "proposals": ("AGREEMENT", "CAM", "DENSE_CRF", "PSEUDO_LABELS", "REPORT", "SEEDS", "SOLVER"),
-    "pseudo_labels": ("AGREEMENT", "REPORT", "SOLVER"),
-    "combine": ("CAM", "DENSE_CRF", "PROPOSALS", "REPORT", "SEEDS", "SOLVER"),
-    "report": ("AGREEMENT",),
+    "train": "AGREEMENT CAM CONTOURS DENSE_CRF PSEUDO_LABELS REPORT SEEDS".split(),
+    "cams": "AGREEMENT CONTOURS DENSE_CRF PROPOSALS PSEUDO_LABELS REPORT SEEDS SOLVER".split(),
+    "seeds": "AGREEMENT CONTOURS PROPOSALS PSEUDO_LABELS REPORT SOLVER".split(),
+    "contours": "AGREEMENT CAM DENSE_CRF PROPOSALS PSEUDO_LABELS REPORT SEEDS SOLVER".split(),
+    "proposals": "AGREEMENT CAM CONTOURS DENSE_CRF PSEUDO_LABELS REPORT SEEDS SOLVER".split(),
+    "pseudo_labels": "AGREEMENT CONTOURS REPORT SOLVER".split(),
+    "combine": "CAM CONTOURS DENSE_CRF PROPOSALS REPORT SEEDS SOLVER".split(),
+    "report": "AGREEMENT CONTOURS".split(),
 }
 
 
@@ -79,26 +81,32 @@ def outside_inputs(cfg: CfgNode, kind: str) -> list[str]:
     pseudo = cfg.DATASETS.PSEUDO
     made_by = {"builtin": "", "prompted": cfg.PROPOSALS.PROMPTED.WEIGHTS}
     proposals = made_by.get(cfg.PROPOSALS.SOURCE, cfg.PROPOSALS.PATH)
+    from_files = (cfg.PROPOSALS.SOURCE, cfg.PROPOSALS.BUILTIN.CONTOURS) == ("builtin", "files")
+    contours = [cfg.PROPOSALS.BUILTIN.CONTOUR_PATH] if from_files else []
     paths = [cfg.DATASETS.OWN_TRAIN.GT_JSON, cfg.DATASETS.OWN_TEST.GT_JSON]
-    if kind in ("train", "cams", "pseudo_labels"):
+    if kind in ("train", "cams", "contours", "pseudo_labels"):
         paths += [cfg.MODEL.WEIGHTS, cfg.MODEL.TRANSFORMERS.NAME]
     if kind == "train":
         names = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
         paths += [pseudo.JSON, pseudo.REVIEW] if pseudo.NAME in names else []
         paths += [pseudo.SEM_SEG_ROOT] if pseudo.SEM_SEG_NAME in names else []
         paths += build_supervision(cfg).folders
-        paths += [proposals] if cfg.TEST.REFINE_WITH_PROPOSALS else []
+        paths += [proposals, *contours] if cfg.TEST.REFINE_WITH_PROPOSALS else []
         if cfg.MODEL.LOAD_PROPOSALS:
             paths += [*cfg.DATASETS.PROPOSAL_FILES_TRAIN, *cfg.DATASETS.PROPOSAL_FILES_TEST]
     elif kind == "seeds":
         paths.append(cfg.CAM.PATH)
+    elif kind == "contours":
+        paths.append(cfg.CONTOURS.ADD_TO)
+    elif kind == "proposals":
+        paths += contours
     elif kind == "combine":
         labels = cfg.AGREEMENT
         paths += [*labels.LABELS, labels.STUDENT, labels.CALIBRATION, labels.TRUE_MASKS]
         paths.append(cfg.PSEUDO_LABELS.STRONGER_LABELS)
     elif kind == "pseudo_labels":
         # A generator of the user's own may read any of them.
-        paths += [proposals, cfg.CAM.PATH, cfg.PSEUDO_LABELS.SELF_TRAINING.OLD_LABELS]
+        paths += [proposals, *contours, cfg.CAM.PATH, cfg.PSEUDO_LABELS.SELF_TRAINING.OLD_LABELS]
         text_boxes = cfg.PSEUDO_LABELS.TEXT_BOXES
         paths += [text_boxes.WEIGHTS, *synonym_files(text_boxes.SYNONYMS)]
         paths.append(cfg.PSEUDO_LABELS.STRONGER_LABELS)
@@ -164,6 +172,10 @@ def _made_files(cfg: CfgNode, kind: str, output: str) -> Iterable[str]:
         return _label_files(cfg, cfg.CAM.PATH, ".npz")
     if kind == "seeds":
         return _label_files(cfg, cfg.SEEDS.PATH, ".png")
+    if kind == "contours":
+        name = label_dataset_name(cfg)
+        folder = ContourFolder(cfg.CONTOURS.PATH, ".png", name)
+        return [p for p in map(folder.path, dataset_dicts(name)) if os.path.isfile(p)]
     if kind == "pseudo_labels":
         labels = os.path.join(cfg.OUTPUT_DIR, PSEUDO_LABEL_FILE)
         boxes = filter(os.path.isfile, [boxes_file(labels)])
@@ -264,7 +276,7 @@ def deciding_config(cfg: CfgNode, kind: str) -> CfgNode:
     """The part of a config that decides how a stage of a kind comes out."""
     deciding = cfg.clone()
     deciding.defrost()
-    for key in (*UNDECIDING_KEYS, *UNDECIDING_SECTIONS.get(kind, ())):
+    for key in (*UNDECIDING_KEYS, *UNDECIDING_SECTIONS.get(kind, [])):
         *sections, name = key.split(".")
         functools.reduce(CfgNode.__getitem__, sections, deciding).pop(name, None)
     return deciding
