@@ -176,6 +176,18 @@ def test_one_failure_is_one_sentence_and_ends_the_others(forked, fail, message):
         deque(iter(here.recv, None))
 
 
+def _end_or_wait(index):
+    """The second process is sent SIGTERM; the first, which waits for it, is not."""
+    if index == 1:
+        raise Terminated
+    time.sleep(600)
+
+
+def test_a_worker_that_alone_was_sent_sigterm_ends_the_job_as_if_all_were(forked):
+    with pytest.raises(Terminated):
+        run_processes(_end_or_wait, 2, ())
+
+
 def test_a_bug_keeps_its_traceback(forked):
     with pytest.raises(processes.mp.ProcessRaisedException, match="division by zero"):
         run_processes(_divide, 2, ())

@@ -133,6 +133,7 @@ def run_processes(worker: Callable, num_processes: int, args: tuple) -> None:
 
     Raises:
         UserError: a worker raised one, found the disk full or was ended by a signal.
+        Terminated: one was sent SIGTERM, and ended by itself.
     """
     method = start_method()
     messages = mp.get_context(method).SimpleQueue()
@@ -151,6 +152,8 @@ def run_processes(worker: Callable, num_processes: int, args: tuple) -> None:
     except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
         if not messages.empty():
             raise UserError(messages.get()) from error
+        if any(process.exitcode == EXIT_TERMINATED for process in context.processes):
+            raise Terminated from error  # it was sent SIGTERM, this process was not
         if isinstance(error, mp.ProcessExitedException) and error.signal_name:
             raise UserError(
                 f"process {error.error_pid} of this run was ended by {error.signal_name}: often "
