@@ -19,12 +19,14 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
+from wsis_d2.allocator import keep_freed_memory
 from wsis_d2.engine import (
     WSISCheckpointer, load_config, make_cams, make_pseudo_labels, make_seeds
 )
 from wsis_d2.evaluation import evaluate_mask_files
 
 torch.set_num_threads(1)
+keep_freed_memory()  # as the tools do
 folder = Path(sys.argv[1])
 (folder / "photos").mkdir()
 rng = np.random.default_rng(0)
