@@ -2,9 +2,8 @@
 
 So tests run tools in processes of their own, with their own arguments, signals and exit codes, and
 spare each of them the seconds that importing PyTorch and Detectron2 takes; and the server that
-forks their workers, too. Standard input has a
-JSON list per line: script, arguments, file for stdout, file for stderr; standard output gets the
-exit code as :mod:`subprocess` has it.
+forks their workers, too. Standard input has a JSON list per line: script, arguments, file for
+stdout, file for stderr; standard output gets the exit code as :mod:`subprocess` has it.
 """
 
 from __future__ import annotations

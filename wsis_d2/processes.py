@@ -27,7 +27,6 @@ EXIT_TERMINATED = 128 + signal.SIGTERM
 #: How long the other processes of a job may go on once one has ended after SIGTERM.
 GRACE_SECONDS = 30.0
 
-
 #: How often a process that waits for its workers looks whether it was sent a signal.
 WAKE_SECONDS = 1.0
 

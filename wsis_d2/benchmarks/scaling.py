@@ -13,7 +13,7 @@ import torch
 from ..allocator import keep_freed_memory
 from ..processes import run_processes, start_method
 from .floors import plain_copy, plain_product
-from .stages import BENCHMARK_REGISTRY, Workload, make_workload
+from .stages import BENCHMARK_REGISTRY, make_workload
 
 #: What no stage can scale better than: all arithmetic, and all memory.
 _PLAIN = {"matrix product": plain_product, "copy": plain_copy}
@@ -85,7 +85,7 @@ def _stage(name: str, images: str, quick: bool, longest_edge: int) -> tuple[Call
     """A function that runs a stage on all inputs, and the number of images that these are."""
     if name in _PLAIN:
         return _PLAIN[name](quick), 1
-    workload: Workload = make_workload(images, "cpu", quick, longest_edge)
+    workload = make_workload(images, "cpu", quick, longest_edge)
     stage = BENCHMARK_REGISTRY.get(name)(workload)
     return lambda: [stage.run(x) for x in stage.inputs], len(stage.inputs) * stage.items
 

@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
 from ..errors import UserError
-from .image_size import reduce_input
+from .image_size import reduce_input, resize_input
 
 __all__ = ["ContourNetwork", "either_contour", "outlines"]
 
@@ -82,13 +82,12 @@ class ContourNetwork(torch.nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Reads ``MODEL``, ``INPUT`` and ``CONTOURS``."""
-        side = cfg.INPUT.MIN_SIZE_TEST
-        detects = cfg.DATASETS.SUPERVISION == "masks"
+        side, resize = cfg.INPUT.MIN_SIZE_TEST, None
+        if cfg.DATASETS.SUPERVISION == "masks":
+            resize = T.ResizeShortestEdge([side, side], cfg.INPUT.MAX_SIZE_TEST)
         return {
             "network": build_model(cfg),
-            "resize": T.ResizeShortestEdge([side, side], cfg.INPUT.MAX_SIZE_TEST)
-            if detects
-            else None,
+            "resize": resize,
             "min_score": cfg.CONTOURS.MIN_SCORE,
             "max_pixels": cfg.INPUT.IMAGE_LEVEL.MAX_PIXELS_TEST,
         }
@@ -109,7 +108,8 @@ class ContourNetwork(torch.nn.Module):
         return [{"contours": self._contours(x)} for x in batched_inputs]
 
     def _contours(self, x: dict) -> np.ndarray:
-        (output,) = self.network([self._resized(x)])
+        resized = resize_input(x, self.resize) if self.resize else reduce_input(x, self.max_pixels)
+        (output,) = self.network([resized])
         if "boundary" in output:
             return output["boundary"].cpu().numpy()
         instances = output.get("instances")
@@ -121,10 +121,3 @@ class ContourNetwork(torch.nn.Module):
         instances = instances.to("cpu")
         of_label = torch.isin(instances.pred_classes, x["image_labels"])
         return outlines(instances[of_label & (instances.scores >= self.min_score)])
-
-    def _resized(self, x: dict) -> dict:
-        if self.resize is None:
-            return reduce_input(x, self.max_pixels)
-        image = np.ascontiguousarray(x["image"].permute(1, 2, 0).numpy())
-        image = self.resize.get_transform(image).apply_image(image)
-        return {**x, "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))}

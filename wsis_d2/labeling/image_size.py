@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import torch
 import torch.nn.functional as F
+from detectron2.data import transforms as T
 from torch import Tensor
 
 
@@ -52,3 +55,13 @@ def reduce_input(x: dict, max_pixels: int) -> dict:
         return x
     image = reduce_image(x["image"], max_pixels)
     return {**x, "image": image, "height": height, "width": width, "full_size": full_size}
+
+
+def resize_input(x: dict, resize: T.Augmentation) -> dict:
+    """A model input dict with its ``image`` (C, H, W) uint8 resized as Detectron2 does in tests.
+
+    ``height`` and ``width`` stay: models give instances of that size.
+    """
+    image = np.ascontiguousarray(x["image"].permute(1, 2, 0).numpy())
+    image = resize.get_transform(image).apply_image(image)
+    return {**x, "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
@@ -16,6 +15,7 @@ from ..files import load_json
 from ..proposals import ProposalSource, build_proposal_source
 from ..structures import decode_masks, encode_masks, mask_nms, to_rle
 from .generator import LABEL_GENERATOR_REGISTRY, LabelGenerator
+from .image_size import resize_input
 from .prompts import Prompter, build_prompter
 from .refine import propose_for_masks, refine_instances
 
@@ -141,10 +141,7 @@ class SelfTraining(LabelGenerator):
         return {"instances": self._label(x)}
 
     def _label(self, x: dict) -> Instances:
-        image = np.ascontiguousarray(x["image"].permute(1, 2, 0).numpy())
-        image = self.resize.get_transform(image).apply_image(image)
-        image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        (output,) = self.network([{**x, "image": image}])
+        (output,) = self.network([resize_input(x, self.resize)])
         output = output["instances"].to("cpu")
         fields = ("pred_masks", "pred_boxes", "scores", "pred_classes")
         predictions = Instances(output.image_size, **{name: output.get(name) for name in fields})

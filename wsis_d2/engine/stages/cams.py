@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from tqdm import tqdm
 
 from ... import __version__
 from ...data import check_image_level_dataset, dataset_dicts, label_dataset_name, semantic_truth
 from ...data.image_folder import ImageFolder, image_list_digest
-from ...errors import UserError, one_sentence
 from ...evaluation import mean_iou, threshold_confusion_matrices
 from ...files import file_sha256
 from ...labeling import (
@@ -26,9 +24,8 @@ from ...labeling import (
     read_cam,
     write_cam,
 )
-from ...parallel import one_thread_on_cpu, synchronize_patiently
 from ...weights.checkpoint import load_trained
-from ..supervision import build_supervision
+from .inference import infer_missing
 
 logger = logging.getLogger(__name__)
 
@@ -65,24 +62,7 @@ def make_cams(cfg: CfgNode, resume: bool = False) -> dict:
     if comm.is_main_process():
         sources = {folder.path(d): [d["file_name"]] for d in dataset}
         folder.open(_settings(cfg, name, dataset), sources, replace=not resume)
-    comm.synchronize()
-    todo = folder.missing(dataset)
-    comm.synchronize()  # all have looked
-    if len(todo) < len(dataset):
-        logger.info(f"{len(dataset) - len(todo)} of {len(dataset)} images have their CAMs already")
-    if todo:
-        start = time.perf_counter()
-        loader = build_supervision(cfg).label_loader(todo)
-        try:
-            with one_thread_on_cpu(cfg.MODEL.DEVICE):
-                inference_on_dataset(model, loader, CAMWriter(folder))
-        except UserError as error:
-            raise UserError(
-                f"{one_sentence(error)}; then run again: finished images are kept"
-            ) from error
-        seconds = time.perf_counter() - start
-        logger.info(f"CAMs of {len(todo)} images in {seconds:.0f} s: {cfg.CAM.PATH}")
-    synchronize_patiently()  # shares of the images take unequal times
+    infer_missing(cfg, model, dataset, folder, CAMWriter(folder), "CAMs")
     return evaluate_cams(cfg) if comm.is_main_process() else {}
 
 

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ... import __version__
 from ...data import check_image_level_dataset, dataset_dicts, label_dataset_name
 from ...data.image_folder import ImageFolder, image_list_digest
-from ...errors import UserError, one_sentence
 from ...files import file_sha256
 from ...labeling import ContourNetwork, either_contour
-from ...parallel import one_thread_on_cpu, synchronize_patiently
 from ...proposals import contour_file, read_contours, write_contours
 from ...weights.checkpoint import load_trained
-from ..supervision import build_supervision
-
-logger = logging.getLogger(__name__)
+from .inference import infer_missing
 
 
 class ContourFolder(ImageFolder):
@@ -61,25 +55,8 @@ def make_contours(cfg: CfgNode, resume: bool = False) -> dict:
     if comm.is_main_process():
         sources = {folder.path(d): _sources(cfg, d) for d in dataset}
         folder.open(_settings(cfg, name, dataset), sources, replace=not resume)
-    comm.synchronize()
-    todo = folder.missing(dataset)
-    comm.synchronize()  # all have looked
-    if len(todo) < len(dataset):
-        logger.info(f"{len(dataset) - len(todo)} of {len(dataset)} images have theirs already")
-    if todo:
-        start = time.perf_counter()
-        loader = build_supervision(cfg).label_loader(todo)
-        try:
-            with one_thread_on_cpu(cfg.MODEL.DEVICE):
-                writer = ContourWriter(folder, cfg.CONTOURS.ADD_TO)
-                inference_on_dataset(model.eval(), loader, writer)
-        except UserError as error:
-            raise UserError(
-                f"{one_sentence(error)}; then run again: finished images are kept"
-            ) from error
-        seconds = time.perf_counter() - start
-        logger.info(f"Contours of {len(todo)} images in {seconds:.0f} s: {cfg.CONTOURS.PATH}")
-    synchronize_patiently()  # shares of the images take unequal times
+    writer = ContourWriter(folder, cfg.CONTOURS.ADD_TO)
+    infer_missing(cfg, model.eval(), dataset, folder, writer, "contours")
     return {"num_images": len(dataset)} if comm.is_main_process() else {}
 
 
