@@ -258,6 +258,24 @@ def file_sha256(path: str) -> str:
     return digest.hexdigest()
 
 
+def file_state(path: str, known: Any = None) -> list:
+    """What a file holds: ``[size, time of change in ns, SHA-256]``.
+
+    Args:
+        path: the file.
+        known: an earlier state; its SHA-256 is taken where size and time are still the same, so
+            that the file is not read. Anything else counts as none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    status = os.stat(path)
+    now = [status.st_size, status.st_mtime_ns]
+    if isinstance(known, list) and len(known) == 3 and known[:2] == now:
+        return known
+    return [*now, file_sha256(path)]
+
+
 #: In a folder of one file per image: how its files are made.
 SETTINGS_FILE = "settings.json"
 

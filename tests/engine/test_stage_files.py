@@ -1,6 +1,8 @@
 """When a stage of a recipe is done, and when it is not."""
 
+import hashlib
 import os
+import shutil
 
 import pytest
 from conftest import preserved
@@ -8,6 +10,7 @@ from PIL import Image
 
 from wsis_d2.data import register_builtin_datasets
 from wsis_d2.engine.stages.files import digest_path, stage_state, write_outputs
+from wsis_d2.engine.stages.image_hashes import ImageHashes
 from wsis_d2.files import write_json
 from wsis_d2.proposals import build_proposal_source
 from wsis_d2.recipes import Recipe, Stage, stage_config
@@ -147,6 +150,57 @@ def test_a_replaced_image_counts(fingerprint, datasets_root):
         Image.new("RGB", (128, 128)).save(path, "PNG")
         assert fingerprint("cams") != before
     assert fingerprint("cams") == before
+
+
+def test_a_dataset_that_was_copied_elsewhere_is_the_same(fingerprint, datasets_root, tmp_path):
+    before = fingerprint("cams")
+    copy = tmp_path / "scratch" / "shapes"
+    shutil.copytree(datasets_root / "shapes", copy, copy_function=shutil.copyfile)
+    register_builtin_datasets(str(copy.parent))
+    assert fingerprint("cams") == before
+
+
+def test_labels_and_images_of_ones_own_count_not_their_paths(fingerprint, datasets_root, tmp_path):
+    def of(folder, labels):
+        own = ("DATASETS.OWN_TRAIN.IMAGE_ROOT", folder, "DATASETS.OWN_TRAIN.LABELS", labels)
+        return fingerprint("cams", "DATASETS.TRAIN", "('own_train',)", *own)
+
+    def write(name, text):
+        (tmp_path / name).write_text(f"file_name,labels\n{text}")
+        return tmp_path / name
+
+    images = datasets_root / "shapes" / "JPEGImages"
+    one, two, *_ = sorted(path.name for path in images.iterdir())
+    shutil.copytree(images, tmp_path / "photos")
+    labels = write("a.csv", f"{one},cat\n{two},dog\n")
+    found = of(images, labels)
+    assert of(tmp_path / "photos", shutil.copy(labels, tmp_path / "b.csv")) == found
+    assert of(images, write("c.csv", f"{one},cat\n{two},cat;dog\n")) != found
+    renamed = write("d.csv", f"{one},kitten\n{two},puppy\n")
+    assert of(images, renamed) != found, "the label file names the classes"
+
+
+def test_an_image_is_read_once(tmp_path, monkeypatch):
+    image = tmp_path / "a.jpg"
+    image.write_bytes(b"1")
+    hashes = ImageHashes(str(tmp_path / "hashes.json"))
+    found = hashes.of([str(image)])
+    hashes.save()
+    again = ImageHashes(hashes.file)
+    with monkeypatch.context() as patch:
+        patch.setattr("wsis_d2.files.file_sha256", lambda _: pytest.fail("read again"))
+        assert again.of([str(image)]) == found == [hashlib.sha256(b"1").hexdigest()]
+    image.write_bytes(b"22")
+    assert again.of([str(image)]) == [hashlib.sha256(b"22").hexdigest()]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"%s": 5}', '{"%s": [1, 2]}', '{"%s": null}'])
+def test_damaged_hashes_count_as_none(content, tmp_path):
+    image = tmp_path / "a.jpg"
+    image.write_bytes(b"1")
+    file = tmp_path / "hashes.json"
+    file.write_text(content.replace("%s", str(image)))
+    assert ImageHashes(str(file)).of([str(image)]) == [hashlib.sha256(b"1").hexdigest()]
 
 
 def test_results_of_an_earlier_stage_that_was_run_again_count(fingerprint, tmp_path):

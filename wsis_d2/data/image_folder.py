@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..files import (
     check_writable_folder,
     claim_folder,
-    file_sha256,
+    file_state,
     folder_settings,
     label_file,
     read_json,
@@ -143,13 +143,9 @@ def _read_sources(folder: str) -> dict[str, list[list]]:
 
 
 def _state(path: str, known: list[list]) -> list:
-    """[size, time of change in ns, SHA-256], the last one taken from ``known`` where it may be."""
+    """Its :func:`file_state`; ``known`` holds the last one, or nothing."""
     try:
-        status = os.stat(path)
-        now = [status.st_size, status.st_mtime_ns]
-        if known and known[0][:2] == now:
-            return known[0]
-        return [*now, file_sha256(path)]
+        return file_state(path, *known)
     except OSError:  # whoever makes the file says so
         return [0, 0, ""]
 

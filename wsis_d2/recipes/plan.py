@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from ..engine.stages.files import STAGE_FILE, stage_state
+from ..engine.stages.image_hashes import IMAGE_HASHES_FILE, ImageHashes
 from ..files import folder_size, read_json
 from .changes import why_stage_runs
 from .recipe import check_configs, load_recipe, references, stage_config
@@ -43,6 +44,7 @@ def plan_recipe(recipe_file: str, output: str, opts: list[str] | None = None) ->
     check_configs(recipe, output, opts)
     plan: list[PlannedStage] = []
     fingerprints: dict[str, str] = {}
+    hashes = ImageHashes(os.path.join(output, IMAGE_HASHES_FILE))
     for stage in recipe.stages:
         folder = os.path.join(output, stage.name)
         runs = {planned.name for planned in plan if planned.why}
@@ -51,7 +53,7 @@ def plan_recipe(recipe_file: str, output: str, opts: list[str] | None = None) ->
             why = f"after {', '.join(read)}"
         else:
             cfg = stage_config(recipe, stage, output, opts)
-            state = stage_state(cfg, stage.run, references(stage), output, fingerprints)
+            state = stage_state(cfg, stage.run, references(stage), output, fingerprints, hashes)
             fingerprints[stage.name] = state.fingerprint
             why = why_stage_runs(cfg, stage.run, state)
         seconds = read_json(os.path.join(folder, STAGE_FILE)).get("seconds")

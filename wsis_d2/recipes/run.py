@@ -28,10 +28,12 @@ from ..engine.stages.files import (
     stage_state,
     write_outputs,
 )
+from ..engine.stages.image_hashes import IMAGE_HASHES_FILE, ImageHashes
 from ..files import check_writable_folder, read_json, write_json
 from ..first_machine import FirstMachine, signs_of_life
 from ..folder_lock import lock_folder
 from ..parallel import synchronize_patiently
+from .changes import why_stage_runs
 from .recipe import (
     Recipe,
     Stage,
@@ -122,16 +124,20 @@ def _run_stages(
     start = time.perf_counter()
     results: dict[str, dict] = {}
     fingerprints: dict[str, str] = {}
+    hashes = ImageHashes(os.path.join(output, IMAGE_HASHES_FILE))
     for number, stage in enumerate(recipe.stages, 1):
         title = f"[{number}/{len(recipe.stages)}] {stage.name}"
         cfg = stage_config(recipe, stage, output, opts)
-        state = stage_state(cfg, stage.run, references(stage), output, fingerprints)
+        state = stage_state(cfg, stage.run, references(stage), output, fingerprints, hashes)
         fingerprints[stage.name] = state.fingerprint
+        if speaks:
+            hashes.save()
         result = _read_result(cfg.OUTPUT_DIR, state.fingerprint)
         if result:
             _say(f"{title}: unchanged, skipped", speaks)
         else:
-            _say(f"{title}: running ({cfg.OUTPUT_DIR}/log.txt)", speaks)
+            why = why_stage_runs(cfg, stage.run, state)
+            _say(f"{title}: running ({why}), see {cfg.OUTPUT_DIR}/log.txt", speaks)
             run(stage, (recipe, stage, output, opts, resume, state))
             result = _read_result(cfg.OUTPUT_DIR, state.fingerprint)
             _say(f"{title}: done in {_duration(result.get('seconds', 0))}", speaks)

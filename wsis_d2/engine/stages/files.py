@@ -11,19 +11,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 
 from ... import __version__
 from ...data import dataset_dicts, label_dataset_name
 from ...data.image_folder import ImageFolder
 from ...files import file_sha256, read_json, write_json
-from ...images import unreadable_image
 from ...labeling.synonyms import synonym_files
 from ...proposals import build_proposal_source
 from ..supervision import build_supervision
 from .combine import calibration_file
 from .contours import ContourFolder
+from .image_hashes import ImageHashes
 from .pseudo_labels import PSEUDO_LABEL_FILE, boxes_file, sem_seg_folder
 from .report import REPORT_FILE
 
@@ -34,12 +36,16 @@ STAGE_FILE = "stage.json"
 OUTPUTS_FILE = "outputs.json"
 
 #: Config keys that decide where and how fast a result comes, or what is looked at on the way, and
-#: the path of a file whose content counts (:func:`outside_inputs`).
+#: paths of files whose content counts (:func:`outside_inputs`, the images and labels of datasets).
 UNDECIDING_KEYS = (
     "OUTPUT_DIR",
     "CUDNN_BENCHMARK",
     "VIS_PERIOD",
     "DATALOADER.NUM_WORKERS",
+    "DATASETS.OWN_TEST.IMAGE_ROOT",
+    "DATASETS.OWN_TEST.LABELS",
+    "DATASETS.OWN_TRAIN.IMAGE_ROOT",
+    "DATASETS.OWN_TRAIN.LABELS",
     "DATASETS.PSEUDO.REVIEW",  # its content decides: it is an outside input
     "MODEL.DEVICE",
     "MODEL.PRM.PEAKS_PER_BATCH",
@@ -230,7 +236,12 @@ class StageState:
 
 
 def stage_state(
-    cfg: CfgNode, kind: str, inputs: Sequence[str], output: str, earlier: Mapping[str, str]
+    cfg: CfgNode,
+    kind: str,
+    inputs: Sequence[str],
+    output: str,
+    earlier: Mapping[str, str],
+    hashes: ImageHashes | None = None,
 ) -> StageState:
     """Changes when a stage's config, data, outside files, earlier stages or the version do.
 
@@ -240,10 +251,15 @@ def stage_state(
         inputs: names of the earlier stages that it reads.
         output: the recipe's output folder.
         earlier: the earlier stages' fingerprints, by their names.
+        hashes: of images, what is known and what will be; None: all images are read.
+
+    Raises:
+        UserError: an image is absent or cannot be read.
     """
+    hashes = hashes or ImageHashes()
     whole = hashlib.sha256()
     parts = defaultdict(hashlib.sha256)
-    for name, text in _deciding_texts(cfg, kind, inputs, output, earlier):
+    for name, text in _deciding_texts(cfg, kind, inputs, output, earlier, hashes):
         whole.update(text.encode())
         parts[name].update(text.encode())
     digests = {name: part.hexdigest() for name, part in parts.items()}
@@ -251,7 +267,12 @@ def stage_state(
 
 
 def _deciding_texts(
-    cfg: CfgNode, kind: str, inputs: Sequence[str], output: str, earlier: Mapping[str, str]
+    cfg: CfgNode,
+    kind: str,
+    inputs: Sequence[str],
+    output: str,
+    earlier: Mapping[str, str],
+    hashes: ImageHashes,
 ) -> Iterator[tuple[str, str]]:
     yield "version", f"{__version__} {kind}\n"
     # Paths below the output folder are the same results wherever that folder is.
@@ -268,7 +289,7 @@ def _deciding_texts(
     if {*cfg.DATASETS.TRAIN} & {*pseudo}:  # labels of these images
         names.add(cfg.DATASETS.PSEUDO.SOURCE)
     for name in sorted(names - {""}):
-        for text in _dataset_texts(name):
+        for text in _dataset_texts(name, hashes):
             yield f"dataset '{name}'", text
 
 
@@ -286,11 +307,17 @@ def _is_inside(path: str, folder: str) -> bool:
     return os.path.abspath(path).startswith(os.path.join(os.path.abspath(folder), ""))
 
 
-def _dataset_texts(name: str) -> Iterator[str]:
-    for d in dataset_dicts(name):
-        yield json.dumps(d, sort_keys=True, default=str)
-        try:
-            status = os.stat(d["file_name"])
-        except OSError as error:
-            raise unreadable_image(d["file_name"], error) from error
-        yield f"{status.st_size} {status.st_mtime_ns}\n"
+def _dataset_texts(name: str, hashes: ImageHashes) -> Iterator[str]:
+    metadata = MetadataCatalog.get(name)
+    root = metadata.get("image_root")
+    yield json.dumps([metadata.get("thing_classes"), metadata.get("stuff_classes")])
+    dataset = dataset_dicts(name)
+    for d, sha256 in zip(dataset, hashes.of([d["file_name"] for d in dataset])):
+        # The same images are the same wherever they lie, and whenever they were copied there.
+        relative = {key: _relative(value, root) for key, value in d.items()}
+        yield json.dumps(relative, sort_keys=True, default=str) + f" {sha256}\n"
+
+
+def _relative(value: Any, root: str | None) -> Any:
+    is_path = root and isinstance(value, str) and os.path.isabs(value)
+    return os.path.relpath(value, root) if is_path else value
