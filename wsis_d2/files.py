@@ -172,6 +172,15 @@ def parse_yaml(text: str) -> Any:
     return content
 
 
+def flat_keys(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """``SECTION.KEY`` and value of all that nested mappings hold; no empty mappings."""
+    if not isinstance(node, Mapping):
+        yield key, node
+        return
+    for name, value in node.items():
+        yield from flat_keys(value, f"{key}.{name}" if key else str(name))
+
+
 def _count_values(value: Any, known: dict[int, int]) -> int:
     """Values in lists and mappings, those that stand there by aliases as often as they do.
 

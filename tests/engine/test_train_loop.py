@@ -120,6 +120,21 @@ def test_a_loss_that_is_not_finite_stops_training(tmp_path, period, last):
     assert _checkpoints(tmp_path) == expected
 
 
+def test_boxes_that_are_not_finite_stop_training(tmp_path):
+    """Detectron2's region proposals find them before any loss is computed."""
+
+    def no_boxes(_):
+        raise FloatingPointError(
+            "Predicted boxes or scores contain Inf/NaN. Training has diverged."
+        )
+
+    with pytest.raises(UserError) as error:
+        _train(tmp_path, {9: no_boxes}, 2)
+    message = str(error.value)
+    assert "boxes or scores contain Inf/NaN in iteration 4 on images 8.jpg, 9.jpg;" in message
+    assert f"last good checkpoint is '{tmp_path}/model_0000003.pth'" in message
+
+
 def test_the_last_good_checkpoint_of_a_resumed_run_is_the_one_it_began_with(tmp_path):
     with pytest.raises(Terminated):
         _train(tmp_path, {5: _terminate})

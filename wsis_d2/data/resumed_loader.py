@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
-import torch.utils.data
-from detectron2.data.common import AspectRatioGroupedDataset, ToIterableDataset
+from detectron2.data.common import AspectRatioGroupedDataset
+
+from .changed_sampler import ChangedSampler, iterable_images
 
 __all__ = ["batches_from"]
 
 logger = logging.getLogger(__name__)
-
-
-class _ChangedSampler(torch.utils.data.Sampler):
-    """The indices of a sampler, changed by a function of the whole stream."""
-
-    def __init__(
-        self,
-        sampler: torch.utils.data.Sampler,
-        change: Callable[[Iterator[int]], Iterable[int]],
-    ):
-        self.sampler = sampler
-        self.change = change
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.change(iter(self.sampler)))
 
 
 def batches_from(loader: Iterable, start: int) -> Iterator[list[dict]]:
@@ -34,7 +20,8 @@ def batches_from(loader: Iterable, start: int) -> Iterator[list[dict]]:
 
     The indices of the earlier images are drawn, but their files are not read. For the same seed,
     number of processes and of workers the images are those of a run without interruption, batch by
-    batch, with Detectron2's grouping by aspect ratio too; their augmentation is another one.
+    batch, with Detectron2's grouping by aspect ratio too. Their augmentation is the same where
+    :func:`wsis_d2.data.seeded_loader.seed_images` seeds it, and another one elsewhere.
 
     Args:
         loader: made by :func:`detectron2.data.build_detection_train_loader`, with a sampler and
@@ -45,24 +32,24 @@ def batches_from(loader: Iterable, start: int) -> Iterator[list[dict]]:
         The batches; from the first one on where the loader is of another kind.
     """
     grouped = isinstance(loader, AspectRatioGroupedDataset)
-    workers = loader.dataset if grouped else loader
-    images = getattr(workers, "dataset", None)
-    if not isinstance(images, ToIterableDataset):
+    images = iterable_images(loader)
+    if images is None:
         logger.warning(
             f"a {type(loader).__name__} cannot be taken up in the middle: the images of the first "
             "iterations come again"
         )
         return iter(loader)
+    workers = loader.dataset if grouped else loader
     # A round: every worker has given a batch (or, to be grouped, a chunk of images).
     num_workers = max(1, workers.num_workers)
     if grouped:
         order = _LoadingOrder(num_workers, getattr(images, "shard_chunk_size", 1))
-        images.sampler = _ChangedSampler(
+        images.sampler = ChangedSampler(
             images.sampler, _AfterGroups(images.dataset, loader.batch_size, start, order)
         )
         return iter(loader)
     rounds, rest = divmod(start, num_workers)
-    images.sampler = _ChangedSampler(
+    images.sampler = ChangedSampler(
         images.sampler, _Skip(rounds * num_workers * workers.batch_size)
     )
     batches = iter(loader)

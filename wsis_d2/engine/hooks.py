@@ -10,8 +10,10 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader
 
+from ..data.seeded_loader import mixed_seed
 from ..errors import UserError
 from ..processes import Terminated, on_sigterm
 from ..weights.checkpoint import WSISCheckpointer
@@ -76,6 +78,22 @@ class _Mean(DatasetEvaluator):
     def evaluate(self) -> torch.Tensor:
         totals, counts = zip(*comm.all_gather((self.total, self.num_images)))
         return torch.stack(totals).sum(0) / sum(counts)
+
+
+class SeededIterations(HookBase):
+    """Seeds all random numbers before each iteration by its number: what a model draws (proposals
+    to train on, dropout) is the same in a run that was killed and resumed, and does not depend on
+    what drew in between (pictures, evaluations)."""
+
+    def __init__(self, seed: int):
+        """
+        Args:
+            seed: of the run, 0 or more.
+        """
+        self.seed = seed
+
+    def before_step(self) -> None:
+        seed_all_rng(mixed_seed(self.seed, comm.get_rank(), 1, self.trainer.iter))
 
 
 class StopOnSigterm(HookBase):

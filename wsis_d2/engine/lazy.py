@@ -21,6 +21,7 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 
 from ..allocator import keep_freed_memory
+from ..data.seeded_loader import seed_images
 from ..errors import UserError
 from ..parallel import synchronize_patiently
 from ..weights.checkpoint import WSISCheckpointer
@@ -29,6 +30,7 @@ from .train_loop import (
     build_distributed_loop,
     evaluate_checkpoint,
     insert_mean_displacement,
+    insert_seeded_iterations,
     insert_stop_on_sigterm,
     resume_data,
     stop_at_divergence,
@@ -111,7 +113,8 @@ def train_lazy(cfg: DictConfig, resume: bool = False) -> dict:
         Metrics at the end, {} without ``dataloader.evaluator``; on the main process.
     """
     # First: some datasets are registered only now, and the checkpoints name their classes.
-    loader = instantiate(cfg.dataloader.train)
+    seed = cfg.train.get("seed", -1)
+    loader = seed_images(instantiate(cfg.dataloader.train), seed)
     model = instantiate(cfg.model).to(cfg.train.device)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
@@ -139,11 +142,12 @@ def train_lazy(cfg: DictConfig, resume: bool = False) -> dict:
         registered.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
     insert_mean_displacement(registered, model, lambda: instantiate(cfg.dataloader.train_images))
     insert_stop_on_sigterm(registered, checkpointer)
+    insert_seeded_iterations(registered, seed)
     trainer.register_hooks(registered)
 
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=resume)
     start_iter = trainer.iter + 1 if resume and checkpointer.has_checkpoint() else 0
-    resume_data(trainer, start_iter, cfg.train.max_iter, cfg.train.get("seed", -1))
+    resume_data(trainer, start_iter, cfg.train.max_iter, seed)
     trainer.train(start_iter, cfg.train.max_iter)
     return results
 

@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
 from detectron2.utils import comm
@@ -20,10 +19,11 @@ from detectron2.utils.events import get_event_storage
 from torch.utils.data import DataLoader
 
 from ..data.resumed_loader import batches_from
+from ..data.seeded_loader import mixed_seed
 from ..errors import UserError
 from ..files import write_json
 from ..weights.checkpoint import WSISCheckpointer
-from .hooks import MeanDisplacement, StopOnSigterm
+from .hooks import MeanDisplacement, SeededIterations, StopOnSigterm
 from .pictures import TrainingPictures
 
 logger = logging.getLogger(__name__)
@@ -151,12 +151,19 @@ def insert_training_pictures(
         registered.insert(position, TrainingPictures(unwrapped(model), period, image_format))
 
 
+def insert_seeded_iterations(registered: list[HookBase | None], seed: int) -> None:
+    """Add :class:`SeededIterations` to the hooks of a training, in place, where it has a seed."""
+    if seed >= 0:
+        registered.insert(0, SeededIterations(seed))
+
+
 def _first_of(registered: list[HookBase | None], *kinds: type[HookBase]) -> int:
     return next(i for i, hook in enumerate(registered) if isinstance(hook, kinds))
 
 
 def stop_at_divergence(loop: SimpleTrainer, checkpointer: WSISCheckpointer) -> None:
-    """Let a training stop, with a sentence, where a loss is no finite number any more.
+    """Let a training stop, with a sentence, where a loss, or a box on the way to it, is no finite
+    number any more.
 
     Every process looks at its own losses, where Detectron2 does at their mean on the main one.
 
@@ -174,23 +181,33 @@ def stop_at_divergence(loop: SimpleTrainer, checkpointer: WSISCheckpointer) -> N
         losses = {name: loss.item() for name, loss in loss_dict.items()}
         wrong = [f"{name} {loss}" for name, loss in losses.items() if not math.isfinite(loss)]
         if wrong:
-            raise UserError(
-                f"training diverged: {', '.join(wrong)} in iteration {get_event_storage().iter} on "
-                f"images {', '.join(images)}; {checkpointer.last_good()}; look at these images and "
-                "their labels, or lower the learning rate"
-            )
+            raise diverged(", ".join(wrong))
         write_metrics(loss_dict, *args, **kwargs)
 
+    def diverged(what: str) -> UserError:
+        return UserError(
+            f"training diverged: {what} in iteration {get_event_storage().iter} on images "
+            f"{', '.join(images)}; {checkpointer.last_good()}; look at these images and their "
+            "labels, or lower the learning rate"
+        )
+
+    def run_finite_step() -> None:
+        try:
+            run_step()
+        except FloatingPointError as error:  # from Detectron2's region proposals
+            raise diverged(str(error).partition(". ")[0]) from error
+
+    run_step = functools.partial(type(loop).run_step, weakref.proxy(loop))
     loop.model.register_forward_pre_hook(remember_images)
     loop._write_metrics = write_finite_metrics
+    loop.run_step = run_finite_step
 
 
 def resume_data(trainer: SimpleTrainer, start_iter: int, max_iter: int, seed: int) -> None:
     """Let a trainer go on with the images that an undisturbed run would see from ``start_iter`` on.
 
-    See :func:`wsis_d2.data.resumed_loader.batches_from`. All random numbers of this process are
-    seeded anew, by the iteration too, so that augmentation does not repeat that of the first
-    iterations. Nothing is done for a run that begins or is finished.
+    See :func:`wsis_d2.data.resumed_loader.batches_from`. Nothing is done for a run that begins or
+    is finished.
 
     Args:
         trainer: its loader was built after the same seeding as that of the first run.
@@ -202,8 +219,8 @@ def resume_data(trainer: SimpleTrainer, start_iter: int, max_iter: int, seed: in
     if not 0 < start_iter < max_iter:
         return
     if seed >= 0:
-        mixed = np.random.SeedSequence([seed, comm.get_rank(), start_iter]).generate_state(1)
-        seed_all_rng(int(mixed[0]))
+        # The workers of a loader that does not seed its images must not repeat what they drew.
+        seed_all_rng(mixed_seed(seed, comm.get_rank(), start_iter))
     # Detectron2 0.6 makes the iterator with the trainer, its main branch on the first step.
     is_lazy = hasattr(trainer, "_data_loader_iter_obj")
     name = "_data_loader_iter_obj" if is_lazy else "_data_loader_iter"

@@ -16,6 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils import comm
 
 from ..data import dataset_dicts, require_dataset, training_classes
+from ..data.seeded_loader import seed_images
 from ..errors import explain, look_up
 from ..labeling import ProposalRefinement, build_prompter
 from ..proposals import build_proposal_source
@@ -25,6 +26,7 @@ from .supervision import build_supervision
 from .train_loop import (
     build_distributed_loop,
     insert_mean_displacement,
+    insert_seeded_iterations,
     insert_stop_on_sigterm,
     insert_training_pictures,
     resume_data,
@@ -119,8 +121,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        """See :meth:`Supervision.train_loader`."""
-        return build_supervision(cfg).train_loader()
+        """See :meth:`Supervision.train_loader`; its images are seeded one by one."""
+        return seed_images(build_supervision(cfg).train_loader(), cfg.SEED)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -142,7 +144,7 @@ class Trainer(DefaultTrainer):
         return super().test(cfg, model, evaluators)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's, what a model needs when its training ends, pictures where asked for."""
+        """Detectron2's, and those of this package."""
         registered = super().build_hooks()
         if hasattr(unwrapped(self.model), "mean_displacement"):
             for name in self.cfg.DATASETS.MEAN_DISPLACEMENT:
@@ -150,6 +152,7 @@ class Trainer(DefaultTrainer):
         insert_mean_displacement(registered, self.model, self._build_mean_image_loader)
         insert_stop_on_sigterm(registered, self.checkpointer)
         insert_training_pictures(registered, self.model, self.cfg.VIS_PERIOD, self.cfg.INPUT.FORMAT)
+        insert_seeded_iterations(registered, self.cfg.SEED)
         return registered
 
     def _build_mean_image_loader(self) -> torch.utils.data.DataLoader:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
 
 from ..engine.stages.files import STAGE_FILE, StageState, deciding_config, outputs_exist
-from ..files import parse_yaml, read_json
-
-#: Written into a stage's folder by its set-up.
-CONFIG_FILE = "config.yaml"
+from ..engine.stages.written_config import CONFIG_FILE
+from ..files import flat_keys, parse_yaml, read_json
 
 _MOST_SHOWN = 4
 
@@ -45,9 +42,9 @@ def why_stage_runs(cfg: CfgNode, kind: str, state: StageState) -> str:
 def _changed_keys(cfg: CfgNode, kind: str) -> list[str]:
     """``KEY old -> new`` for each that decides something; the old ones are of the last run."""
     before = _read_yaml(os.path.join(cfg.OUTPUT_DIR, CONFIG_FILE))
-    old = dict(_flat(before))
+    old = dict(flat_keys(before))
     # As it would be written, tuples as lists among others.
-    new = dict(_flat(yaml.safe_load(deciding_config(cfg, kind).dump())))
+    new = dict(flat_keys(yaml.safe_load(deciding_config(cfg, kind).dump())))
     return [
         f"{key} {old[key]} -> {value}"
         for key, value in new.items()
@@ -61,11 +58,3 @@ def _read_yaml(path: str) -> Any:
             return parse_yaml(file.read())
     except (OSError, ValueError):
         return {}
-
-
-def _flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(node, Mapping):
-        yield key, node
-        return
-    for name, value in node.items():
-        yield from _flat(value, f"{key}.{name}" if key else str(name))

@@ -48,9 +48,9 @@ from ...report import (
     tables,
     write_report,
 )
-from ..setup import load_config
 from ..supervision import build_supervision
 from .pseudo_labels import load_label_generator
+from .written_config import load_written_config
 
 #: In a recipe's output folder.
 REPORT_FILE = "report.html"
@@ -107,8 +107,8 @@ def make_report(
     Raises:
         UserError: the stage of ``detector_folder`` does not learn from pseudo labels.
     """
-    labels_cfg = load_config(os.path.join(labels_folder, "config.yaml"))
-    detector_cfg = load_config(os.path.join(detector_folder, "config.yaml"))
+    labels_cfg = load_written_config(labels_folder)
+    detector_cfg = load_written_config(detector_folder)
     second_stage = second_stage_of(detector_cfg)
     if second_stage is None:
         raise UserError(

@@ -1,0 +1,41 @@
+"""The config that a stage left in its folder, after the recipe's output was moved."""
+
+import shutil
+
+import pytest
+
+from wsis_d2.engine.stages.written_config import load_written_config
+from wsis_d2.errors import UserError
+
+CONFIG = """
+OUTPUT_DIR: {output}/masks
+CAM: {{PATH: {output}/cams/maps}}
+SEEDS: {{PATH: {output}-2/seeds}}
+AGREEMENT: {{LABELS: ['{output}/a/labels.json', /elsewhere/labels.json]}}
+"""
+
+
+def _write(output):
+    (output / "masks").mkdir(parents=True)
+    (output / "masks" / "config.yaml").write_text(CONFIG.format(output=output))
+
+
+@pytest.mark.parametrize("name", ["out", "moved"])
+def test_paths_below_the_output_folder_are_where_it_is(name, tmp_path):
+    _write(tmp_path / "out")
+    if name == "moved":
+        shutil.move(tmp_path / "out", tmp_path / name)
+    cfg = load_written_config(str(tmp_path / name / "masks"))
+    paths = [cfg.OUTPUT_DIR, cfg.CAM.PATH, *cfg.AGREEMENT.LABELS, cfg.SEEDS.PATH]
+    now = tmp_path / name
+    moved = [f"{now}/masks", f"{now}/cams/maps", f"{now}/a/labels.json"]
+    others = ["/elsewhere/labels.json", f"{tmp_path}/out-2/seeds"]
+    assert paths == moved + others
+
+
+@pytest.mark.parametrize("content", [None, "[1", "OUTPUT_DIR: [5]", "5"])
+def test_no_config_or_a_damaged_one_is_one_sentence(content, tmp_path):
+    if content is not None:
+        (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match="config.yaml"):
+        load_written_config(str(tmp_path))

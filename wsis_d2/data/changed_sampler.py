@@ -1,0 +1,36 @@
+"""The order of a training loader's images, changed in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch.utils.data
+from detectron2.data.common import AspectRatioGroupedDataset, ToIterableDataset
+
+__all__ = ["ChangedSampler", "iterable_images"]
+
+
+class ChangedSampler(torch.utils.data.Sampler):
+    """The indices of a sampler, changed by a function of the whole stream."""
+
+    def __init__(
+        self,
+        sampler: torch.utils.data.Sampler,
+        change: Callable[[Iterator[int]], Iterable[int]],
+    ):
+        self.sampler = sampler
+        self.change = change
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.change(iter(self.sampler)))
+
+
+def iterable_images(loader: Iterable) -> ToIterableDataset | None:
+    """What gives a loader its images in the order of a sampler, which may be replaced there.
+
+    Args:
+        loader: made by :func:`detectron2.data.build_detection_train_loader`; None comes of another.
+    """
+    workers = loader.dataset if isinstance(loader, AspectRatioGroupedDataset) else loader
+    images = getattr(workers, "dataset", None)
+    return images if isinstance(images, ToIterableDataset) else None
