@@ -25,7 +25,7 @@ from ..data.seeded_loader import seed_images
 from ..errors import UserError
 from ..parallel import synchronize_patiently
 from ..weights.checkpoint import WSISCheckpointer
-from .setup import prepare_folder
+from .setup import ignore_harmless_warnings, prepare_folder
 from .train_loop import (
     build_distributed_loop,
     evaluate_checkpoint,
@@ -96,6 +96,7 @@ def _check_override(cfg: DictConfig, override: str) -> None:
 def setup_lazy(cfg: DictConfig, args: argparse.Namespace) -> None:
     """As :func:`wsis_d2.engine.setup.setup`, in ``train.output_dir``."""
     prepare_folder(cfg.train.output_dir)
+    ignore_harmless_warnings()
     if OmegaConf.select(cfg, "train.device") == "cpu":
         keep_freed_memory()
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="wsis_d2")

@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -194,6 +195,7 @@ def setup(cfg: CfgNode, args: argparse.Namespace | None = None, verbose: bool = 
         UserError: ``OUTPUT_DIR`` cannot be written, or another run has it.
     """
     prepare_folder(cfg.OUTPUT_DIR)
+    ignore_harmless_warnings()
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     rank = comm.get_rank()
@@ -210,6 +212,12 @@ def setup(cfg: CfgNode, args: argparse.Namespace | None = None, verbose: bool = 
         if comm.is_main_process():
             write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+
+
+def ignore_harmless_warnings() -> None:
+    """Spare the user's log what Detectron2 would have to mend, and what changes no result."""
+    # pycocotools decodes RLE masks into arrays that cannot be written; Detectron2 copies them.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 def prepare_folder(folder: str) -> None:

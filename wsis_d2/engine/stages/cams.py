@@ -16,7 +16,6 @@ from ... import __version__
 from ...data import check_image_level_dataset, dataset_dicts, label_dataset_name, semantic_truth
 from ...data.image_folder import ImageFolder, image_list_digest
 from ...evaluation import mean_iou, threshold_confusion_matrices
-from ...files import file_sha256
 from ...labeling import (
     MultiScaleCAM,
     full_size_cam,
@@ -25,6 +24,7 @@ from ...labeling import (
     write_cam,
 )
 from ...weights.checkpoint import load_trained
+from ...weights.digest import weights_sha256
 from .inference import infer_missing
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def _settings(cfg: CfgNode, dataset_name: str, dataset: Sequence[dict]) -> dict:
         "what": "class activation maps",
         "dataset": dataset_name,
         "images_sha256": image_list_digest(dataset, dataset_name),
-        "weights_sha256": file_sha256(model.WEIGHTS),
+        "weights_sha256": weights_sha256(model.WEIGHTS),
         "meta_architecture": model.META_ARCHITECTURE,
         "backbone": {**model.BACKBONE, **model.RESNETS, **model.TIMM, **model.CLASSIFIER},
         "pixels": [cfg.INPUT.FORMAT, model.PIXEL_MEAN, model.PIXEL_STD],

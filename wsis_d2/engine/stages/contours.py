@@ -13,10 +13,10 @@ from detectron2.utils import comm
 from ... import __version__
 from ...data import check_image_level_dataset, dataset_dicts, label_dataset_name
 from ...data.image_folder import ImageFolder, image_list_digest
-from ...files import file_sha256
 from ...labeling import ContourNetwork, either_contour
 from ...proposals import contour_file, read_contours, write_contours
 from ...weights.checkpoint import load_trained
+from ...weights.digest import weights_sha256
 from .inference import infer_missing
 
 
@@ -101,7 +101,7 @@ def _settings(cfg: CfgNode, dataset_name: str, dataset: Sequence[dict]) -> dict:
         "what": "contours",
         "dataset": dataset_name,
         "images_sha256": image_list_digest(dataset, dataset_name),
-        "weights_sha256": file_sha256(model.WEIGHTS),
+        "weights_sha256": weights_sha256(model.WEIGHTS),
         "meta_architecture": model.META_ARCHITECTURE,
         "model": {k: v for k, v in model.items() if k not in ("WEIGHTS", "DEVICE")},
         "input": {k: v for k, v in cfg.INPUT.items() if "TRAIN" not in k},

@@ -55,6 +55,7 @@ from ...labeling import LabelGenerator, build_label_generator
 from ...labeling.synonyms import class_texts
 from ...parallel import Shard, one_thread_on_cpu
 from ...weights.checkpoint import load_trained
+from ...weights.digest import weights_sha256
 from ..supervision import build_supervision
 
 logger = logging.getLogger(__name__)
@@ -359,7 +360,7 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: LabelGenerator) -> di
         "version": f"wsis_d2 {__version__}",
     }
     if generator.network is not None:
-        info["weights_sha256"] = file_sha256(cfg.MODEL.WEIGHTS)
+        info["weights_sha256"] = weights_sha256(cfg.MODEL.WEIGHTS)
     info |= {"seed": cfg.SEED, "config": settings}
     max_count = build_supervision(cfg).max_count
     if max_count is not None:
@@ -382,11 +383,4 @@ def label_info(cfg: CfgNode, dataset_name: str, generator: LabelGenerator) -> di
 
 def _other_weights(weights: str) -> str:
     """SHA-256 of what a folder holds, or the name that a hub knows the weights by."""
-    folder = Path(weights)
-    if not folder.is_dir():
-        return weights
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            digest.update(f"{path.relative_to(folder)} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
+    return weights_sha256(weights) if os.path.isdir(weights) else weights

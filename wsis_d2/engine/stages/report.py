@@ -25,7 +25,7 @@ from ...data import (
 )
 from ...engine.trainer import build_checkpointer
 from ...errors import UserError
-from ...files import file_sha256, read_json
+from ...files import read_json
 from ...images import read_image
 from ...report import (
     PICTURE,
@@ -48,6 +48,7 @@ from ...report import (
     tables,
     write_report,
 )
+from ...weights.digest import weights_sha256
 from ..supervision import build_supervision
 from .pseudo_labels import load_label_generator
 from .written_config import load_written_config
@@ -156,7 +157,7 @@ def make_report(
 def _provenance_of_network(method: Method, cfg: CfgNode) -> dict[str, str]:
     if not cfg.MODEL.WEIGHTS:  # nothing was trained
         return {method.network: cfg.PSEUDO_LABELS.TEXT_BOXES.WEIGHTS}
-    return {f"{method.network} (sha256)": file_sha256(cfg.MODEL.WEIGHTS)}
+    return {f"{method.network} (sha256)": weights_sha256(cfg.MODEL.WEIGHTS)}
 
 
 @dataclass(frozen=True)
