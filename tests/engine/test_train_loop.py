@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.engine import SimpleTrainer, hooks
 
-from wsis_d2.engine.train_loop import insert_stop_on_sigterm, stop_at_divergence
+from wsis_d2.engine.train_loop import insert_stops, stop_at_divergence
 from wsis_d2.errors import UserError
 from wsis_d2.processes import Terminated
 from wsis_d2.weights.checkpoint import WSISCheckpointer
@@ -62,7 +62,7 @@ def _train(folder, at, period=100, resume=False, evaluations=None):
         hooks.PeriodicCheckpointer(checkpointer, period),
         hooks.EvalHook(0, evaluations if evaluations is not None else dict),
     ]
-    insert_stop_on_sigterm(registered, checkpointer)
+    insert_stops(registered, checkpointer)
     loop.register_hooks(registered)
     checkpointer.resume_or_load("", resume=resume)
     batches.start = loop.iter + 1 if resume and checkpointer.has_checkpoint() else 0
@@ -105,6 +105,19 @@ def test_sigterm_in_the_last_iteration_leaves_the_whole_training(tmp_path):
         _train(tmp_path / "parts", {11: _terminate})
     assert _checkpoints(tmp_path / "parts") == ["model_final.pth"]
     assert _train(tmp_path / "parts", {}, resume=True) == whole
+
+
+def test_a_run_killed_before_its_last_file_has_it_when_it_goes_on(tmp_path):
+    whole = _train(tmp_path, {}, period=2)
+    final, last = tmp_path / "model_final.pth", tmp_path / "last_checkpoint"
+    content = final.read_bytes()
+    # As a kill leaves them; or a run of before has another file of that name.
+    for left in (final.unlink, lambda: final.write_bytes(b"of before")):
+        left()
+        last.write_text("model_0000005.pth")
+        assert _train(tmp_path, {}, period=2, resume=True) == whole
+        assert final.read_bytes() == content
+        assert last.read_text() == "model_final.pth"
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,25 @@ class SeededIterations(HookBase):
         seed_all_rng(mixed_seed(self.seed, comm.get_rank(), 1, self.trainer.iter))
 
 
+class FinishedTraining(HookBase):
+    """Makes the last checkpoint ``model_final.pth`` where no iteration is left to train.
+
+    Detectron2 writes that file after the last iteration: a run that is killed on the way there,
+    and resumed from the checkpoint of that iteration, would never have it.
+    """
+
+    def __init__(self, checkpointer: WSISCheckpointer):
+        """
+        Args:
+            checkpointer: that of the training; it writes on the main process alone.
+        """
+        self.checkpointer = checkpointer
+
+    def before_train(self) -> None:
+        if 0 < self.trainer.max_iter <= self.trainer.start_iter:
+            self.checkpointer.copy_last("model_final")
+
+
 class StopOnSigterm(HookBase):
     """Writes a checkpoint and raises :class:`~wsis_d2.processes.Terminated` after the iteration in
     which a process of the job was sent SIGTERM.

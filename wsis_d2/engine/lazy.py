@@ -31,7 +31,7 @@ from .train_loop import (
     evaluate_checkpoint,
     insert_mean_displacement,
     insert_seeded_iterations,
-    insert_stop_on_sigterm,
+    insert_stops,
     resume_data,
     stop_at_divergence,
     unwrapped,
@@ -142,7 +142,7 @@ def train_lazy(cfg: DictConfig, resume: bool = False) -> dict:
         writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
         registered.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
     insert_mean_displacement(registered, model, lambda: instantiate(cfg.dataloader.train_images))
-    insert_stop_on_sigterm(registered, checkpointer)
+    insert_stops(registered, checkpointer)
     insert_seeded_iterations(registered, seed)
     trainer.register_hooks(registered)
 

@@ -23,7 +23,7 @@ from ..data.seeded_loader import mixed_seed
 from ..errors import UserError
 from ..files import write_json
 from ..weights.checkpoint import WSISCheckpointer
-from .hooks import MeanDisplacement, SeededIterations, StopOnSigterm
+from .hooks import FinishedTraining, MeanDisplacement, SeededIterations, StopOnSigterm
 from .pictures import TrainingPictures
 
 logger = logging.getLogger(__name__)
@@ -127,12 +127,12 @@ def insert_mean_displacement(
     registered.insert(position, MeanDisplacement(model, build_loader))
 
 
-def insert_stop_on_sigterm(
-    registered: list[HookBase | None], checkpointer: WSISCheckpointer
-) -> None:
-    """Add :class:`StopOnSigterm` to the hooks of a training, in place."""
+def insert_stops(registered: list[HookBase | None], checkpointer: WSISCheckpointer) -> None:
+    """Add :class:`StopOnSigterm` and what a run that is killed in its end needs to the hooks of a
+    training, in place."""
     # Not after an evaluation, for which schedulers do not wait.
-    registered.insert(_first_of(registered, hooks.EvalHook), StopOnSigterm(checkpointer))
+    position = _first_of(registered, hooks.EvalHook)
+    registered[position:position] = [StopOnSigterm(checkpointer), FinishedTraining(checkpointer)]
 
 
 def insert_training_pictures(

@@ -27,7 +27,7 @@ from .train_loop import (
     build_distributed_loop,
     insert_mean_displacement,
     insert_seeded_iterations,
-    insert_stop_on_sigterm,
+    insert_stops,
     insert_training_pictures,
     resume_data,
     stop_at_divergence,
@@ -150,7 +150,7 @@ class Trainer(DefaultTrainer):
             for name in self.cfg.DATASETS.MEAN_DISPLACEMENT:
                 require_dataset(name)  # before the training, not after it
         insert_mean_displacement(registered, self.model, self._build_mean_image_loader)
-        insert_stop_on_sigterm(registered, self.checkpointer)
+        insert_stops(registered, self.checkpointer)
         insert_training_pictures(registered, self.model, self.cfg.VIS_PERIOD, self.cfg.INPUT.FORMAT)
         insert_seeded_iterations(registered, self.cfg.SEED)
         return registered

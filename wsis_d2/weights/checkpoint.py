@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -97,11 +98,21 @@ class WSISCheckpointer(DetectionCheckpointer):
             "classes": self.classes,
         }
         data |= kwargs
+        self._write(name, lambda file: torch.save(data, file))
+
+    def copy_last(self, name: str) -> None:
+        """Write ``<save_dir>/<name>.pth`` with what the last checkpoint holds; see :meth:`save`."""
+        last = self.get_checkpoint_file()
+        if self.save_to_disk and os.path.basename(last) != f"{name}.pth":
+            with open(last, "rb") as source:
+                self._write(name, lambda file: shutil.copyfileobj(source, file))
+
+    def _write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
         try:
             with open(path + ".tmp", "wb") as file:
-                torch.save(data, file)
+                write(file)
             os.replace(path + ".tmp", path)
         except Exception as error:
             with suppress(OSError):
