@@ -3,6 +3,7 @@
 import json
 import re
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from wsis_d2.files import file_sha256, read_json, write_json, write_text
 from wsis_d2.labeling import LOCALIZER_REGISTRY, LocationCues
 from wsis_d2.labeling.affinitynet import AffinityNetCues
 from wsis_d2.labeling.irnet_walk import IRNetCues, walk_instance_cams
-from wsis_d2.report import headline, tables
+from wsis_d2.report import ReportPanel, Step, headline, tables
 from wsis_d2.report.panels import Example, load_true_label_maps, load_true_masks
 from wsis_d2.report.steps import (
     LOCALIZERS,
@@ -471,6 +472,19 @@ def test_report_of_a_method(
     assert not re.search("https?:", html)
     names = MetadataCatalog.get("shapes_train").thing_classes
     assert any(name in html for name in names)
+
+
+@pytest.mark.parametrize(("known", "columns"), [([False, False], 1), ([False, True], 2)])
+def test_a_gallery_has_truth_where_some_is_known(known, columns):
+    def panel(image):
+        return ReportPanel("", image)
+
+    picture = np.zeros((2, 2, 3), np.uint8)
+    steps = (Step("Picture", "", lambda x: panel(picture)), Step("Truth", "", lambda x: x.panel))
+    examples = [SimpleNamespace(name="x", panel=panel(picture if k else None)) for k in known]
+    section = report._gallery("title", steps, iter(examples))
+    assert len(section.columns) == columns
+    assert [len(row.panels) for row in section.rows] == [columns] * 2
 
 
 def test_report_needs_a_stage_that_learns_from_the_labels(datasets_root, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -263,11 +263,7 @@ def _failure_sections(
 def _steps_section(
     cfg: CfgNode, images: _Images, steps: Sequence[Step], count: int
 ) -> ReportSection:
-    return ReportSection(
-        "Step by step",
-        columns=[step.column for step in steps],
-        rows=[ReportRow(x.name, _panels(steps, x)) for x in _labelled_examples(cfg, images, count)],
-    )
+    return _gallery("Step by step", steps, _labelled_examples(cfg, images, count))
 
 
 def _labelled_examples(cfg: CfgNode, images: _Images, count: int) -> Iterator[Example]:
@@ -282,11 +278,16 @@ def _labelled_examples(cfg: CfgNode, images: _Images, count: int) -> Iterator[Ex
 
 def _held_out_section(images: _Images, steps: Sequence[Step], count: int) -> ReportSection:
     examples = map(images.example, _spread(images.dicts, count))
-    return ReportSection(
-        f"Held-out images of {images.name}",
-        columns=[step.column for step in steps],
-        rows=[ReportRow(x.name, _panels(steps, x)) for x in examples],
-    )
+    return _gallery(f"Held-out images of {images.name}", steps, examples)
+
+
+def _gallery(title: str, steps: Sequence[Step], examples: Iterable[Example]) -> ReportSection:
+    """All steps of each image; without the truth, the last of them, where none of it is known."""
+    rows = [ReportRow(x.name, _panels(steps, x)) for x in examples]
+    if all(row.panels[-1].image is None for row in rows):
+        steps = steps[:-1]
+        rows = [replace(row, panels=row.panels[:-1]) for row in rows]
+    return ReportSection(title, columns=[step.column for step in steps], rows=rows)
 
 
 def _panels(steps: Sequence[Step], x: Example) -> list[ReportPanel]:
