@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from tqdm import tqdm
+
 from ...files import file_state, read_json, write_json
 from ...images import unreadable_image
 
@@ -32,7 +34,10 @@ class ImageHashes:
             UserError: an image is absent or cannot be read.
         """
         with ThreadPoolExecutor(max_workers=8) as pool:
-            self._states.update(zip(paths, pool.map(self._state, paths)))
+            states = pool.map(self._state, paths)
+            options = {"unit": "image", "delay": 2, "leave": False, "disable": None}
+            shown = tqdm(states, "images, read once", total=len(paths), **options)
+            self._states.update(zip(paths, shown))
         return [self._states[path][2] for path in paths]
 
     def _state(self, path: str) -> list:
