@@ -1,8 +1,8 @@
 """Memory that was freed is kept for the next large array instead of going back to the system.
 
-By glibc's default every array above 32 MB is mapped anew and unmapped when it is freed, so that each
-iteration of a training on a CPU faults in all its pages again: gigabytes of zeros. On a virtual
-machine that was a third of a classifier's time (MODEL_ZOO.md, part 3).
+By glibc's default every array above 32 MB is mapped anew and unmapped when it is freed, so that
+each iteration of a training on a CPU faults in all its pages again: gigabytes of zeros. On a
+virtual machine that was a third of a classifier's time (MODEL_ZOO.md, part 3).
 """
 
 from __future__ import annotations

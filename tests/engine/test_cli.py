@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -18,6 +19,17 @@ def _end_with(error):
             raise error
 
     return main
+
+
+def test_output_that_nobody_reads_is_no_error(monkeypatch, capsys):
+    readable, writable = os.pipe()
+    os.close(readable)
+    # The buffer is still full when the pipe is closed.
+    with suppress(BrokenPipeError), os.fdopen(writable, "w") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        assert run_tool(lambda args: print("one of many lines"), "args") == 141
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""
 
 
 def _send_sigterm(args):

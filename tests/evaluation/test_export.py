@@ -459,6 +459,29 @@ def test_val_is_drawn_the_same_again_or_listed(labels, tmp_path):
     assert (tmp_path / "listed/ImageSets/Main/val.txt").read_text() == "a\nbeach_b ü\n"
 
 
+@pytest.mark.parametrize("val", ["0.9", "list"])
+def test_val_leaves_something_to_train_on(val, labels, tmp_path):
+    if val == "list":
+        val = str(tmp_path / "val.txt")
+        Path(val).write_text("\n".join(NAMES))
+    with pytest.raises(UserError, match="takes all 3 images"):
+        export_labels(labels, "yolo-seg", tmp_path / "out", val=val)
+
+
+def test_yolo_finds_the_labels_of_images_in_a_folder_images(photos, tmp_path):
+    """As Ultralytics does: the last /images/ of a path becomes /labels/."""
+    content = dataset()
+    name = "images/x/images/1.jpg"
+    (photos / name).parent.mkdir(parents=True)
+    shutil.copy(photos / content["images"][0]["file_name"], photos / name)
+    content["images"][0]["file_name"] = name
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    export_labels(tmp_path / "labels.json", "yolo-seg", tmp_path / "out", image_root=str(photos))
+    (image,) = (tmp_path / "out").rglob("1.jpg")
+    before, _, after = str(image.with_suffix(".txt")).rpartition("/images/")
+    assert Path(f"{before}/labels/{after}").read_text()
+
+
 def edited(**changes):
     """The dataset with changes, by "list_index_key"."""
     content = dataset()

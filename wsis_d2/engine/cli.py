@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from ..processes import EXIT_TERMINATED, Terminated, on_sigterm, raise_terminate
 #: Exit codes: argparse's own 2 for bad arguments is used for everything that the user can mend.
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 
 def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> int:
@@ -21,13 +23,15 @@ def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namesp
 
     Returns:
         The exit code: 0, 2 after a :class:`~wsis_d2.errors.UserError` or a full disk (printed to
-        stderr as ``error: <sentence>``), 130 after Ctrl-C, 143 after SIGTERM. Any other exception
-        keeps its traceback: it is a bug, and the traceback is what a report needs.
+        stderr as ``error: <sentence>``), 130 after Ctrl-C, 141 where the reader of our output has
+        gone (``| head``), 143 after SIGTERM. Any other exception keeps its traceback: it is a bug,
+        and the traceback is what a report needs.
     """
     say_full_disks_once()
     try:
         with on_sigterm(raise_terminated):
             main(args)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted: run the same command with --resume to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -35,6 +39,8 @@ def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namesp
         print("terminated: run the same command with --resume to go on", file=sys.stderr)
         return EXIT_TERMINATED
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return EXIT_BROKEN_PIPE
         message = explain(error)
         if not message:
             raise
@@ -43,6 +49,16 @@ def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namesp
         print(f"error: {message}", file=sys.stderr, flush=True)
         return EXIT_USER_ERROR
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe that nobody reads any more; it is nowhere then."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for the rest of the process)
+        return True
+    return False
 
 
 def _close_logs() -> None:

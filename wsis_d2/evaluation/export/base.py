@@ -7,8 +7,9 @@ from collections import Counter
 
 from .labels import LabelImage, LabelMask, LabelSet
 
-#: Where Label Studio serves the files below its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.
-LOCAL_FILES = "/data/local-files/?d="
+#: Where Label Studio serves the images of an export, which is its
+#: LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT: only files in a folder below that, which is a storage.
+LOCAL_FILES = "/data/local-files/?d=images/"
 
 
 class ExportFormat(ABC):

@@ -124,7 +124,8 @@ def read_labels(path: str | os.PathLike, selection: Selection, val: str = "") ->
     Raises:
         UserError: the file is missing or not in COCO format, a mask cannot be read, an image lacks
             its name or size, a name leads out of the image folder or stands twice, a class is
-            unknown, nothing is left, or ``val`` is neither a share nor a list of these images.
+            unknown, nothing is left, ``val`` is neither a share nor a list of these images, or
+            takes all of them.
     """
     content = read_coco_json(path)
     names = {category["id"]: category["name"] for category in content["categories"]}
@@ -150,6 +151,11 @@ def read_labels(path: str | os.PathLike, selection: Selection, val: str = "") ->
             "classes"
         )
     val_names = _val_names([image.file_name for image in labels.images], val)
+    if len(val_names) == len(labels.images):
+        raise UserError(
+            f"val {val} takes all {len(labels.images)} images that are exported: leave some to "
+            "train on"
+        )
     labels.images = [
         replace(image, split=VAL) if image.file_name in val_names else image
         for image in labels.images

@@ -12,9 +12,9 @@ from ...structures.polygons import join_rings, mask_rings, without_straight
 from .base import ExportFormat
 from .labels import VAL, LabelImage, LabelMask, LabelSet
 
-# Readers turn coordinates into pixels by rounding (supervision) or by cutting (Ultralytics): a
-# quarter of a pixel on top gives both the pixel that is meant.
-_ON_PIXEL = 0.25
+# Readers turn coordinates into pixels by rounding (supervision) or by cutting (Ultralytics, which
+# sets points between them before): nearly half a pixel on top gives both the pixel that is meant.
+_ON_PIXEL = 0.49
 # Of two points Ultralytics makes a box.
 _MIN_POINTS = 3
 
@@ -28,12 +28,12 @@ class YoloSegmentation(ExportFormat):
     """
 
     def image_path(self, image: LabelImage) -> str:
-        return f"images/{image.split}/{image.file_name}"
+        return f"images/{image.split}/{_renamed(image.file_name)}"
 
     def write(self, labels: LabelSet, folder: str) -> None:
         for image in labels.images:
             lines = [self._line(mask, image) for mask in self.objects(image)]
-            path = os.path.join(folder, "labels", image.split, f"{image.stem}.txt")
+            path = os.path.join(folder, "labels", image.split, f"{_renamed(image.stem)}.txt")
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "w", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in lines)
@@ -59,3 +59,9 @@ class YoloSegmentation(ExportFormat):
         points = np.concatenate([points, points[-1:].repeat(missing, axis=0)])
         relative = (points + _ON_PIXEL) / (image.width, image.height)
         return " ".join([str(mask.label), *(f"{value:.6f}" for value in relative.ravel())])
+
+
+def _renamed(path: str) -> str:
+    """Ultralytics finds the labels of an image where the last folder ``images`` of its path is
+    called ``labels``: that must be the export's own."""
+    return "/".join("images_" if part == "images" else part for part in path.split("/"))
