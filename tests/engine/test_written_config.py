@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from wsis_d2.engine import load_config
 from wsis_d2.engine.stages.written_config import load_written_config
 from wsis_d2.errors import UserError
 
@@ -39,3 +40,15 @@ def test_no_config_or_a_damaged_one_is_one_sentence(content, tmp_path):
         (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UserError, match="config.yaml"):
         load_written_config(str(tmp_path))
+
+
+def test_ones_own_images_are_where_they_are_today(tmp_path):
+    keys = "DATASETS: {OWN_TRAIN: {IMAGE_ROOT: /before, LABELS: /before.csv}}\n"
+    (tmp_path / "config.yaml").write_text(keys)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "a.csv").write_text("file_name,labels\n1.jpg,cat\n")
+    places = [f"{tmp_path}/photos", f"{tmp_path}/a.csv"]
+    names = ("DATASETS.OWN_TRAIN.IMAGE_ROOT", "DATASETS.OWN_TRAIN.LABELS")
+    now = load_config("", [x for pair in zip(names, places) for x in pair])
+    own = load_written_config(str(tmp_path), now).DATASETS.OWN_TRAIN
+    assert places == [own.IMAGE_ROOT, own.LABELS]

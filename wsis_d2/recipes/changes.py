@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
 
 from ..engine.stages.files import STAGE_FILE, StageState, deciding_config, outputs_exist
-from ..engine.stages.written_config import CONFIG_FILE
-from ..files import flat_keys, parse_yaml, read_json
+from ..engine.stages.written_config import written_keys
+from ..files import flat_keys, read_json
 
 _MOST_SHOWN = 4
 
@@ -41,8 +40,7 @@ def why_stage_runs(cfg: CfgNode, kind: str, state: StageState) -> str:
 
 def _changed_keys(cfg: CfgNode, kind: str) -> list[str]:
     """``KEY old -> new`` for each that decides something; the old ones are of the last run."""
-    before = _read_yaml(os.path.join(cfg.OUTPUT_DIR, CONFIG_FILE))
-    old = dict(flat_keys(before))
+    old = written_keys(cfg.OUTPUT_DIR)
     # As it would be written, tuples as lists among others.
     new = dict(flat_keys(yaml.safe_load(deciding_config(cfg, kind).dump())))
     return [
@@ -50,11 +48,3 @@ def _changed_keys(cfg: CfgNode, kind: str) -> list[str]:
         for key, value in new.items()
         if key in old and old[key] != value
     ]
-
-
-def _read_yaml(path: str) -> Any:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return parse_yaml(file.read())
-    except (OSError, ValueError):
-        return {}

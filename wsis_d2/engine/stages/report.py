@@ -79,6 +79,7 @@ def make_recipe_report(cfg: CfgNode, resume: bool = False) -> dict:
         folders["train"],
         count=cfg.REPORT.NUM_EXAMPLES,
         num_reviewed=cfg.REPORT.NUM_REVIEWED,
+        now=cfg,
     )
     return {}
 
@@ -91,6 +92,7 @@ def make_report(
     detector_folder: str,
     count: int = 12,
     num_reviewed: int = 300,
+    now: CfgNode | None = None,
 ) -> None:
     """Write ``path``, a self-contained HTML file.
 
@@ -104,12 +106,13 @@ def make_report(
             segmentation network.
         count: number of images per gallery.
         num_reviewed: number of images whose masks can be reviewed with a picture.
+        now: see :func:`load_written_config`.
 
     Raises:
         UserError: the stage of ``detector_folder`` does not learn from pseudo labels.
     """
-    labels_cfg = load_written_config(labels_folder)
-    detector_cfg = load_written_config(detector_folder)
+    labels_cfg = load_written_config(labels_folder, now)
+    detector_cfg = load_written_config(detector_folder, now)
     second_stage = second_stage_of(detector_cfg)
     if second_stage is None:
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -11,10 +12,26 @@ from ...files import flat_keys, parse_yaml
 from ..setup import load_config
 
 #: Written into a stage's folder by its set-up.
-CONFIG_FILE = "config.yaml"
+_CONFIG_FILE = "config.yaml"
+
+#: Where a dataset of the user's own lies, which decides nothing: it may have been moved since.
+_PLACES = [
+    f"DATASETS.{name}.{key}"
+    for name in ("OWN_TRAIN", "OWN_TEST")
+    for key in ("IMAGE_ROOT", "LABELS")
+]
 
 
-def load_written_config(folder: str) -> CfgNode:
+def written_keys(folder: str) -> dict[str, Any]:
+    """``SECTION.KEY`` and value of the config in a stage's folder, {} where there is none."""
+    try:
+        text = Path(folder, _CONFIG_FILE).read_text(encoding="utf-8")
+        return dict(flat_keys(parse_yaml(text)))
+    except (OSError, ValueError):
+        return {}
+
+
+def load_written_config(folder: str, now: CfgNode | None = None) -> CfgNode:
     """The config with which a stage ran.
 
     Paths in the recipe's output folder are where that folder is now: it may have been moved or
@@ -22,22 +39,25 @@ def load_written_config(folder: str) -> CfgNode:
 
     Args:
         folder: the stage's.
+        now: a config of today, which knows where the user's images and labels are; None: where they
+            were.
 
     Raises:
         UserError: there is no config, or it is damaged.
     """
-    file = os.path.join(folder, CONFIG_FILE)
-    return load_config(file, _moved_paths(file, os.path.abspath(folder)))
+    opts = _moved_paths(folder)
+    places = dict(flat_keys(now)) if now is not None else {}
+    for key in _PLACES:
+        if places.get(key):
+            opts += [key, places[key]]
+    return load_config(os.path.join(folder, _CONFIG_FILE), opts)
 
 
-def _moved_paths(file: str, folder: str) -> list[str]:
+def _moved_paths(folder: str) -> list[str]:
     """``KEY VALUE`` for what names files below the output folder as it was called."""
-    try:
-        written = dict(flat_keys(parse_yaml(Path(file).read_text(encoding="utf-8"))))
-    except (OSError, ValueError):  # load_config says so
-        return []
+    written = written_keys(folder)
     before = os.path.join(os.path.dirname(str(written.get("OUTPUT_DIR", ""))), "")
-    now = os.path.join(os.path.dirname(folder), "")
+    now = os.path.join(os.path.dirname(os.path.abspath(folder)), "")
     if before in ("", now) or not os.path.isabs(before):
         return []
     return [
