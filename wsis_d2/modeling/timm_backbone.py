@@ -19,7 +19,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..layers import convert_to_fixed_batchnorm
+from ..layers import convert_dilated_depthwise, convert_to_fixed_batchnorm
 
 __all__ = [
     "TimmBackbone",
@@ -89,7 +89,7 @@ class TimmBackbone(Backbone):
             UserError: a network without these features, or an unknown name.
         """
         super().__init__()
-        self.network = network
+        self.network = convert_dilated_depthwise(network)
         levels = _levels(network)
         strides = {level.stride for level in levels.values()}
         self.pyramid = pyramid and len(strides) == 1 and len(levels) > 1
