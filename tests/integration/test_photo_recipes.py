@@ -20,6 +20,8 @@ QUICK = [
     *("INPUT.IMAGE_LEVEL.LONGEST_EDGE_TRAIN", "(96,128)", "INPUT.IMAGE_LEVEL.SQUARE_SIZE", 128),
     *("MODEL.IRNET.TEST_SIZE", 0, "CAM.SCALES", "(1.0,)", "TEST.DETECTIONS_PER_IMAGE", 5),
     *("INPUT.MIN_SIZE_TRAIN", "(128,)", "INPUT.MIN_SIZE_TEST", 128),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 100, "MODEL.RPN.POST_NMS_TOPK_TEST", 50),
+    *("REPORT.NUM_EXAMPLES", 4, "REPORT.NUM_REVIEWED", 8),
     *("PROPOSALS.BUILTIN.CONTOURS", "none", "classifier:MODEL.WEIGHTS", ""),
     # Some evidence for every class, and no picture without a mask.
     *(
