@@ -161,10 +161,15 @@ OTHERS = {
 }
 
 
-def test_boxes_without_a_label():
+@pytest.mark.parametrize(
+    ("independent", "asked"),
+    [(False, [["ant"], ["bee", "wasp", "cat"]]), (True, [["ant", "bee", "wasp", "cat"]])],
+)
+def test_boxes_without_a_label(independent, asked):
     plain, asking = localizer(OTHERS), localizer(OTHERS, other_classes=True)
+    asking.detector.texts_are_independent = independent
     expected, cues = plain(x([0])), asking(x([0]))
-    assert asking.detector.asked == [["ant"], ["bee", "wasp", "cat"]]
+    assert asking.detector.asked == asked
     for name in ("boxes", "class_ids", "class_scores", "points", "response_maps"):
         assert torch.equal(getattr(cues, name), getattr(expected, name)), name
     assert cues.unlabelled.pred_boxes.tensor.tolist() == [[30, 0, 40, 10], [0, 1, 10, 10]]
@@ -176,8 +181,19 @@ def test_boxes_without_a_label():
     assert located_boxes(expected, SIZE).is_labelled.tolist() == [True]
 
 
-def test_all_classes_are_labelled():
+@pytest.mark.parametrize("independent", [False, True])
+def test_no_class_is_labelled(independent):
     asking = localizer(OTHERS, other_classes=True)
+    asking.detector.texts_are_independent = independent
+    cues = asking(x([]))
+    assert len(cues) == 0
+    assert cues.unlabelled.pred_classes.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_all_classes_are_labelled(independent):
+    asking = localizer(OTHERS, other_classes=True)
+    asking.detector.texts_are_independent = independent
     cues = asking(x([0, 1, 2]))
     assert len(asking.detector.asked) == 1
     assert len(cues.unlabelled) == 0

@@ -115,6 +115,7 @@ def test_a_text_of_grounding_dino_scores_as_its_tokens_do_on_average(grounding_d
 
 
 def test_more_texts_than_grounding_dino_has_room_for(grounding_dino):
+    assert not grounding_dino.texts_are_independent
     image = random_image((40, 60))
     texts = ["cat", "dog", "abcdefghijklmnopqrst", "sheep", "uvwxyzuvwxyzuvwxyz"]
     boxes, scores = detect(grounding_dino, image, texts)
@@ -130,6 +131,7 @@ def test_more_texts_than_grounding_dino_has_room_for(grounding_dino):
 def test_texts_of_owl_do_not_know_of_each_other(detector):
     if reads_together(detector):
         pytest.skip("Grounding DINO's do")
+    assert detector.texts_are_independent
     image = random_image((40, 60))
     boxes, scores = detect(detector, image, TEXTS)
     for i, text in enumerate(TEXTS):

@@ -20,7 +20,13 @@ class TextDetector(torch.nn.Module, ABC):
     """Finds objects that texts name.
 
     Registered in ``TEXT_DETECTOR_REGISTRY`` and built from a config, weights included.
+
+    Attributes:
+        texts_are_independent: whether the boxes, and the score of each text, are the same whatever
+            the other texts are.
     """
+
+    texts_are_independent: bool = False
 
     @abstractmethod
     def detect(self, image: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

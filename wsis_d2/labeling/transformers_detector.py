@@ -55,6 +55,7 @@ class TransformersDetector(TextDetector):
                 f"PSEUDO_LABELS.TEXT_BOXES.WEIGHTS are of a network '{self.family}': choose one of "
                 f"{', '.join((*_GROUNDING_DINO, *_OWL))}"
             )
+        self.texts_are_independent = self.family in _OWL
         self.network = network
         self.processor = processor
 

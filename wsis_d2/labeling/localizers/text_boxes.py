@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -30,7 +30,8 @@ class TextBoxes(Localizer):
     of the boxes, response maps the boxes themselves.
 
     With ``other_classes`` the detector is also asked for all classes that the image is not labelled
-    with, in a pass of its own, so that the objects stay the same. What it finds there, no better
+    with, in a pass of its own if texts influence one another, so that the objects stay the same.
+    What it finds there, no better
     box of any class overlapping it, are the cues' ``unlabelled``: labels that are missing, or
     mistakes of the detector.
 
@@ -94,11 +95,14 @@ class TextBoxes(Localizer):
     def forward(self, x: dict) -> LocationCues:
         """See :meth:`Localizer.forward`."""
         labels = sorted({int(label) for label in x["image_labels"]})
-        found = self._ask(x, labels, self.min_score)
-        unlabelled = None
-        if self.other_classes:
-            others = [c for c in range(len(self.texts)) if c not in labels]
-            unlabelled = self._without_better(self._ask(x, others, self.other_min_score), found)
+        others = [c for c in range(len(self.texts)) if c not in labels]
+        groups = [labels, others] if self.other_classes else [labels]
+        thresholds = (self.min_score, self.other_min_score)
+        found, *missing = (
+            self._instances(x, group, *detected, min_score)
+            for group, detected, min_score in zip(groups, self._detect_all(x, groups), thresholds)
+        )
+        unlabelled = self._without_better(*missing, found) if missing else None
         boxes, size = found.pred_boxes.tensor, found.image_size
         coverage = box_coverage(boxes, size, _map_size(size))
         class_response_maps = coverage.new_zeros(len(self.texts), *coverage.shape[1:])
@@ -117,20 +121,46 @@ class TextBoxes(Localizer):
             unlabelled=unlabelled,
         )
 
-    def _ask(self, x: dict, class_ids: Sequence[int], min_score: float) -> Instances:
-        """``pred_boxes`` in pixels of the original image, ``scores`` and ``pred_classes`` of these
-        classes, best first, on the CPU."""
-        size = (x["height"], x["width"])
-        boxes, scores, labels = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long()
-        if class_ids:
-            image = to_rgb(x["image"], self.image_format)
-            texts = [self.texts[c] for c in class_ids]
-            found, of_texts = self.detector.detect(image, sum(texts, []))
-            of_classes = of_texts.split([len(of_class) for of_class in texts], dim=1)
-            scores, best = torch.stack([s.amax(1) for s in of_classes], 1).max(1)
-            labels = torch.tensor(class_ids)[best.cpu()]
-            boxes, scores = _to_size(found, tuple(image.shape[1:]), size).cpu(), scores.cpu()
-        instances = Instances(size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=labels)
+    def _detect_all(self, x: dict, groups: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """:meth:`_detect` of each group of classes, in as few passes as there must be."""
+        if not self.detector.texts_are_independent:
+            for group in groups:
+                yield self._detect(x, group)
+            return
+        boxes, scores = self._detect(x, sum(groups, []))
+        for of_group in scores.split([len(group) for group in groups], dim=1):
+            yield boxes, of_group
+
+    def _detect(self, x: dict, class_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(N, 4) boxes in pixels of the original image and (N, C) scores of these C classes, on the
+        CPU."""
+        if not class_ids:
+            return torch.zeros(0, 4), torch.zeros(0, 0)
+        image = to_rgb(x["image"], self.image_format)
+        texts = [self.texts[c] for c in class_ids]
+        boxes, of_texts = self.detector.detect(image, sum(texts, []))
+        of_classes = of_texts.split([len(of_class) for of_class in texts], dim=1)
+        scores = torch.stack([s.amax(1) for s in of_classes], 1)
+        return _to_size(boxes, image.shape[1:], (x["height"], x["width"])).cpu(), scores.cpu()
+
+    def _instances(
+        self, x: dict, class_ids: Sequence[int], boxes: Tensor, scores: Tensor, min_score: float
+    ) -> Instances:
+        """``pred_boxes``, ``scores`` and ``pred_classes``, best first."""
+        if not class_ids:
+            return Instances(
+                (x["height"], x["width"]),
+                pred_boxes=Boxes(torch.zeros(0, 4)),
+                scores=torch.zeros(0),
+                pred_classes=torch.zeros(0).long(),
+            )
+        scores, best = scores.max(1)
+        instances = Instances(
+            (x["height"], x["width"]),
+            pred_boxes=Boxes(boxes),
+            scores=scores,
+            pred_classes=torch.tensor(class_ids)[best],
+        )
         instances = instances[instances.pred_boxes.nonempty() & (scores >= min_score)]
         kept = batched_nms(
             instances.pred_boxes.tensor,
@@ -178,7 +208,7 @@ def _map_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
 
 
-def _to_size(boxes: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+def _to_size(boxes: Tensor, old: Sequence[int], new: tuple[int, int]) -> Tensor:
     """Boxes of an image of the old size on the new one, and inside of it."""
     boxes = Boxes(boxes)
     boxes.scale(new[1] / old[1], new[0] / old[0])
