@@ -8,6 +8,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_json
+from detectron2.modeling import SemanticSegmentor
 from detectron2.structures import Instances, PolygonMasks
 from detectron2.utils import comm
 from PIL import Image
@@ -19,7 +20,13 @@ from wsis_d2.engine import Trainer, load_config, setup, train
 from wsis_d2.engine.pictures import draw_training_image
 from wsis_d2.files import label_file
 from wsis_d2.modeling import RetinaMask
-from wsis_d2.visualization import draw_boundary, draw_displacement, draw_heatmap, draw_instances
+from wsis_d2.visualization import (
+    draw_boundary,
+    draw_displacement,
+    draw_heatmap,
+    draw_instances,
+    draw_label_map,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "shapes"
 
@@ -153,6 +160,52 @@ def test_mask_rcnn_shows_masks_beside_detectron2s_own_pictures(masks, tmp_path):
     assert (given != predicted).any()
     assert "Left: GT bounding boxes;  Right: Predicted proposals" in pictures
     assert "Left: mask prediction;   Right: mask GT (0)" in pictures
+
+
+def test_mask2former_shows_masks(masks, tmp_path):
+    pytest.importorskip("transformers")
+    _, _, pictures = run("mask2former_slim.yaml", tmp_path, 2, "DATASETS.PSEUDO.JSON", masks)
+    ((tag, by_step),) = pictures.items()
+    assert tag == "Left: given masks; right: best predictions"
+    assert list(by_step) == [0, 2]
+    given, predicted = np.split(by_step[2], 2, axis=1)
+    assert (given != predicted).any()
+
+
+def test_a_semantic_network_shows_label_maps(seeds, tmp_path):
+    options = ("DATASETS.PSEUDO.SEM_SEG_ROOT", seeds, "DATASETS.PSEUDO.SOURCE", "shapes_train")
+    _, _, pictures = run("sem_seg_R_50_slim_FPN.yaml", tmp_path, 2, *options)
+    ((tag, by_step),) = pictures.items()
+    assert tag == "Left: given label map; right: prediction"
+    given, predicted = np.split(by_step[2], 2, axis=1)
+    assert list(by_step) == [0, 2]
+    assert (given != predicted).any()
+
+
+def test_label_maps_are_drawn_side_by_side():
+    class Stripes(SemanticSegmentor):
+        """Predicts class 1 in the upper half and the background below."""
+
+        def __init__(self):
+            nn.Module.__init__(self)
+
+        def forward(self, batch):
+            scores = torch.zeros(3, 20, 40)
+            scores[2, :10] = scores[0, 10:] = 1
+            return [{"sem_seg": scores}]
+
+    image, labels = np.full((20, 40, 3), 90, np.uint8), np.zeros((20, 40), np.uint8)
+    labels[:, :20], labels[:, 30:] = 1, 255
+    x = {
+        "image": torch.from_numpy(image.transpose(2, 0, 1).copy()),
+        "sem_seg": torch.tensor(labels),
+    }
+    (picture,) = draw_training_image(Stripes(), x, image).values()
+    left, right = np.split(picture, 2, axis=1)
+    predicted = np.zeros((20, 40), np.uint8)
+    predicted[:10] = 2
+    np.testing.assert_array_equal(left, draw_label_map(image, labels))
+    np.testing.assert_array_equal(right, draw_label_map(image, predicted))
 
 
 def test_other_processes_draw_nothing(monkeypatch, masks, tmp_path):

@@ -17,6 +17,7 @@ from ..errors import UserError
 
 # Importing them registers their stages.
 from . import cams, evaluation, irnet_labels, peaks, proposals, training  # noqa: F401
+from .convolutions import dilated_benchmarks
 from .floors import Machine
 from .losses import loss_benchmarks
 from .measure import Timing, is_cuda, mean_timing, peak_megabytes_of_run
@@ -30,6 +31,7 @@ COMPARISONS: dict[str, Callable[[str], list[dict]]] = {
     "peak_comparison": peaks.peak_benchmarks,
     "loss_comparison": loss_benchmarks,
     "walk_comparison": walk_benchmarks,
+    "dilated_comparison": dilated_benchmarks,
 }
 
 # Each stage is measured for so many seconds, but at least and at most so many times.

@@ -10,13 +10,19 @@ import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.engine import HookBase
 from detectron2.evaluation import inference_context
-from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling import GeneralizedRCNN, SemanticSegmentor
 from detectron2.structures import BitMasks
 from torch import Tensor, nn
 
-from ..modeling import IRNet, RetinaMask
+from ..modeling import HFMask2Former, IRNet, RetinaMask
 from ..modeling.classifier import ImageClassifier
-from ..visualization import draw_boundary, draw_displacement, draw_heatmap, draw_instances
+from ..visualization import (
+    draw_boundary,
+    draw_displacement,
+    draw_heatmap,
+    draw_instances,
+    draw_label_map,
+)
 
 __all__ = ["TrainingPictures", "draw_training_image"]
 
@@ -98,6 +104,7 @@ def _draw_relations(model: IRNet, x: dict[str, Any], image: np.ndarray) -> dict[
 
 
 @draw_training_image.register(GeneralizedRCNN)
+@draw_training_image.register(HFMask2Former)
 @draw_training_image.register(RetinaMask)
 def _draw_masks(model: nn.Module, x: dict[str, Any], image: np.ndarray) -> dict[str, np.ndarray]:
     """As many of the best predictions as there are true ones; colors are those of the classes."""
@@ -119,6 +126,16 @@ def _draw_masks(model: nn.Module, x: dict[str, Any], image: np.ndarray) -> dict[
         )
     ]
     return {"Left: given masks; right: best predictions": np.hstack(panels)}
+
+
+@draw_training_image.register
+def _draw_label_maps(
+    model: SemanticSegmentor, x: dict[str, Any], image: np.ndarray
+) -> dict[str, np.ndarray]:
+    (output,) = model([{"image": x["image"]}])
+    maps = (x["sem_seg"], output["sem_seg"].argmax(0))
+    panels = [draw_label_map(image, _to_numpy(labels)) for labels in maps]
+    return {"Left: given label map; right: prediction": np.hstack(panels)}
 
 
 def _to_numpy(maps: Tensor) -> np.ndarray:
