@@ -30,6 +30,7 @@ NEEDS_VALUES = {
     "CRFSettings": "no tensors in it",
     "UNKNOWN": "a number",
     "cluster_centroids": "SciPy finds the connected regions on the CPU, at one copy each way",
+    "convert_dilated_depthwise": "changes modules, not tensors",
     "convert_to_fixed_batchnorm": "changes modules, not tensors",
     "dense_crf_from_labels": "its lattice has as many cells as the image needs",
     "dense_crf_from_scores": "its lattice has as many cells as the image needs",
@@ -104,6 +105,11 @@ def _fixed_norm(device, x):
         return layers.FixedBatchNorm2d(3)(x)
 
 
+def _dilated(device, x):
+    with torch.device(device):
+        return layers.DilatedDepthwiseConv2d(3, 3, 3, padding=2, dilation=2, groups=3)(x)
+
+
 #: Name, shape of x, function of the device and x; its result goes backward.
 DIFFERENTIABLE = {
     "irnet_losses": (
@@ -129,6 +135,7 @@ DIFFERENTIABLE = {
     ),
     "scale_gradient": ((4, 5), lambda d, x: layers.scale_gradient(x, torch.rand(5, device=d))),
     "SelfAdjustingSmoothL1": ((6, 4), _smooth_l1),
+    "DilatedDepthwiseConv2d": ((2, 3, 9, 11), _dilated),
     "FixedBatchNorm2d": ((2, 3, 9, 11), _fixed_norm),
     "feature_affinity": ((8, 20, 26), lambda d, x: layers.feature_affinity(x, 4).values),
     "correlate_pixels": (

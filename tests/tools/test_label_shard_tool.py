@@ -187,11 +187,11 @@ def test_a_process_that_dies_loses_its_image_in_progress(whole, run_tool, argume
         flags = ("--output", tmp_path / "labels.json", "--dist-url", "auto", *flags)
         return run_tool("make_pseudo_labels.py", *flags, *arguments, env={"PYTHONPATH": path})
 
-    assert run("--num-gpus", 3).returncode != 0
+    assert run("--num-gpus", 2).returncode != 0
     partial = sorted((tmp_path / "labels.json.partial").glob("*.jsonl"))
     lines = {p.stem[-1]: p.read_bytes().count(b"\n") for p in partial}
     assert lines["1"] == 2
-    completed = run("--num-gpus", 2, "--resume")
+    completed = run("--resume")
     assert completed.returncode == 0, completed.stderr[-3000:]
     log = (tmp_path / "log.txt").read_text()
     assert f"{sum(lines.values())} of {NUM_IMAGES} images are labelled already" in log

@@ -1,7 +1,5 @@
 import importlib.util
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -41,10 +39,9 @@ def test_foreign_folder_is_one_sentence(prepare_shapes, tmp_path, capsys):
     assert "not a Shapes dataset" in line
 
 
-def test_unwritable_output_is_one_sentence_and_exit_code_2(tmp_path):
+def test_unwritable_output_is_one_sentence_and_exit_code_2(run_tool, tmp_path):
     (tmp_path / "file").write_text("")
-    command = [sys.executable, str(TOOL), *COUNTS, "--output", str(tmp_path / "file" / "shapes")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    result = run_tool("prepare_shapes.py", *COUNTS, "--output", tmp_path / "file" / "shapes")
     assert result.returncode == 2
     # Libraries may print warnings of their own before.
     assert result.stderr.splitlines()[-1].startswith("error: cannot write Shapes to")
