@@ -22,7 +22,8 @@ QUICK = [
     *("INPUT.MIN_SIZE_TRAIN", "(128,)", "INPUT.MIN_SIZE_TEST", 128),
     *("MODEL.RPN.POST_NMS_TOPK_TRAIN", 100, "MODEL.RPN.POST_NMS_TOPK_TEST", 50),
     *("REPORT.NUM_EXAMPLES", 4, "REPORT.NUM_REVIEWED", 8),
-    *("PROPOSALS.BUILTIN.CONTOURS", "none", "classifier:MODEL.WEIGHTS", ""),
+    *("PROPOSALS.BUILTIN.CONTOURS", "none", "PROPOSALS.BUILTIN.SCALES", "(150,)"),
+    *("PROPOSALS.BUILTIN.COLOR_SPACES", "('lab',)", "classifier:MODEL.WEIGHTS", ""),
     # Some evidence for every class, and no picture without a mask.
     *(
         "classifier:SOLVER.MAX_ITER",

@@ -29,7 +29,7 @@ def test_recipe(recipe, generator, columns, run_tool, tmp_path):
     completed = run_tool(
         "run_pipeline.py",
         *("--recipe", f"configs/shapes/{recipe}", "--output", tmp_path, *QUICK),
-        *("PSEUDO_LABELS.IRNET.BG_THRESHOLD", "0.01", "PSEUDO_LABELS.MAX_PEAKS", "5"),
+        *("PSEUDO_LABELS.IRNET.BG_THRESHOLD", "0.01", "PSEUDO_LABELS.MAX_PEAKS", "3"),
         timeout=900,
     )
     assert completed.returncode == 0, completed.stderr[-3000:]
