@@ -32,7 +32,7 @@ def _dilated(device: str, batch: int, channels: int, size: int, side: int = 28) 
 
     def step(conv: nn.Conv2d) -> Tensor:
         y = conv(x)
-        gradients = torch.autograd.grad(y.square().mean() / 2, (x, conv.weight))
+        gradients = torch.autograd.grad(y.square().sum() / 2, (x, conv.weight))
         return torch.cat([part.detach().flatten() for part in (y, *gradients)])
 
     figures, _ = compare(lambda: step(phases), lambda: step(plain), device)
