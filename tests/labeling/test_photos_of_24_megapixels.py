@@ -39,7 +39,6 @@ OPTIONS = [
     "DATASETS.OWN_TRAIN.LABELS", str(folder / "labels.csv"), "DATASETS.TRAIN", "('own_train',)",
     "CAM.PATH", str(folder / "cams"), "SEEDS.PATH", str(folder / "seeds"),
     "PROPOSALS.PATH", str(folder / "proposals"), "DENSE_CRF.NUM_ITERS", "1",
-    "PROPOSALS.BUILTIN.MAX_PROPOSALS", "40", "CAM.SCALES", "(1.0,)",
     "PSEUDO_LABELS.CLASS_THRESHOLD", "-100.0",
 ]
 

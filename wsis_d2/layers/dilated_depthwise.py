@@ -47,6 +47,7 @@ def _to_phases(x: Tensor, d_y: int, d_x: int) -> Tensor:
 
 
 def _from_phases(x: Tensor, d_y: int, d_x: int) -> Tensor:
+    """The way back."""
     x = x.unflatten(0, (-1, d_y, d_x))
     return x.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
 

@@ -31,9 +31,8 @@ class TextBoxes(Localizer):
 
     With ``other_classes`` the detector is also asked for all classes that the image is not labelled
     with, in a pass of its own if texts influence one another, so that the objects stay the same.
-    What it finds there, no better
-    box of any class overlapping it, are the cues' ``unlabelled``: labels that are missing, or
-    mistakes of the detector.
+    What it finds there, no better box of any class overlapping it, are the cues' ``unlabelled``:
+    labels that are missing, or mistakes of the detector.
 
     Args:
         detector: who is asked.
