@@ -137,7 +137,8 @@ def warm_workers(monkeypatch):
 def warm_python(datasets_root):
     """Runs scripts in forks of a process that has imported the package already."""
     own = {"DETECTRON2_DATASETS": str(datasets_root), "OMP_NUM_THREADS": "1"}
-    # As tools/openmp.py sets it: where a tool changes the environment, its workers start afresh.
+    # As tools/before_torch.py sets it: where a tool changes the environment, its workers start
+    # afresh.
     python = WarmPython(ROOT, {"GOMP_SPINCOUNT": "1000", **os.environ, **own})
     yield python
     python.kill()

@@ -3,7 +3,7 @@
 
 import argparse
 
-import openmp  # noqa: F401  (before torch)
+import before_torch  # noqa: F401
 import torch
 
 from wsis_d2.allocator import keep_freed_memory

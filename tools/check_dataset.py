@@ -8,7 +8,7 @@ where training would stop or leave a class out, 0 where there is advice at most.
 import argparse
 import sys
 
-import openmp  # noqa: F401  (before torch)
+import before_torch  # noqa: F401
 
 from wsis_d2.data import check_registered_datasets
 from wsis_d2.engine import load_config, run_tool

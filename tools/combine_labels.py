@@ -9,7 +9,7 @@ section AGREEMENT has more settings.
 import argparse
 import os
 
-import openmp  # noqa: F401  (before torch)
+import before_torch  # noqa: F401
 
 from wsis_d2.engine import combine_labels, load_config, run_tool, setup
 from wsis_d2.files import write_json

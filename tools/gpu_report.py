@@ -6,7 +6,7 @@ import platform
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-import openmp  # noqa: F401  (before torch)
+import before_torch  # noqa: F401
 import torch
 
 from wsis_d2 import __version__

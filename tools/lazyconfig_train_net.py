@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train or evaluate the model of a LazyConfig file: those of configs/lazy, or your own."""
 
-import openmp  # noqa: F401  (before torch)
+import before_torch  # noqa: F401
 from detectron2.engine import default_argument_parser
 
 from wsis_d2.engine import (

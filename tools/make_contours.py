@@ -3,7 +3,7 @@
 
 import os
 
-import openmp  # noqa: F401  (before torch)
+import before_torch  # noqa: F401
 from detectron2.engine import default_argument_parser
 
 from wsis_d2.engine import launch_from_args, load_config, make_contours, run_tool, setup

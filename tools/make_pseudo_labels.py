@@ -7,7 +7,7 @@ same command with --merge-shards then makes one file of all.
 
 import os
 
-import openmp  # noqa: F401  (before torch)
+import before_torch  # noqa: F401
 from detectron2.engine import default_argument_parser
 
 from wsis_d2.engine import (

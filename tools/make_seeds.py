@@ -4,7 +4,7 @@
 import argparse
 import os
 
-import openmp  # noqa: F401  (before torch)
+import before_torch  # noqa: F401
 
 from wsis_d2.engine import load_config, make_seeds, run_tool, setup
 from wsis_d2.files import write_json

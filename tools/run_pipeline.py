@@ -4,7 +4,7 @@
 import os
 from datetime import timedelta
 
-import openmp  # noqa: F401  (before torch)
+import before_torch  # noqa: F401
 from detectron2.engine import default_argument_parser
 from tabulate import tabulate
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train or evaluate any stage: a classifier on image labels, Mask R-CNN on pseudo masks."""
 
-import openmp  # noqa: F401  (before torch)
+import before_torch  # noqa: F401
 from detectron2.engine import default_argument_parser
 
 from wsis_d2.engine import evaluate, launch_from_args, load_config, run_tool, setup, train

@@ -5,6 +5,7 @@ Importing the package registers its datasets, backbones, meta-architectures and 
 job on a folder of images.
 """
 
+import warnings
 from typing import Any
 
 __version__ = "0.2.0"
@@ -17,7 +18,11 @@ except ImportError as error:
         "from its repository, or run 'bash tools/setup_env.sh' in a clone of wsis_d2"
     ) from error
 
-from . import data, labeling, modeling, weights  # noqa: F401  (they register themselves)
+with warnings.catch_warnings():
+    # fvcore compiles a few functions by it when it is imported, which no user can help.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+    from . import data, labeling, modeling, weights  # noqa: F401  (they register themselves)
+
 from .config import add_wsis_config
 
 __all__ = ["PseudoLabels", "__version__", "add_wsis_config", "pseudo_label"]

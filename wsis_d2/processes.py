@@ -111,12 +111,17 @@ def start_method() -> str:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
     if _server_environment is None:
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["wsis_d2.fork_server"])
+        _prepare_fork_server()
         _server_environment = dict(os.environ)
     return "forkserver" if _server_environment == os.environ else "spawn"
 
 
 _server_environment: dict[str, str] | None = None
+
+
+def _prepare_fork_server() -> None:
+    """Let this process's fork server, once it is started, import the package."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["wsis_d2.fork_server"])
 
 
 def run_processes(worker: Callable, num_processes: int, args: tuple) -> None:
@@ -181,6 +186,8 @@ def _wait_for_processes(processes: Sequence[BaseProcess]) -> None:
 def _reporting_worker(local_rank: int, messages, worker: Callable, args: tuple) -> None:
     end_with_parent()
     say_full_disks_once()
+    if multiprocessing.get_start_method() == "forkserver":
+        _prepare_fork_server()  # Python starts the workers of a fork's loaders by one of its own
     try:
         worker(local_rank, *args)
     except Exception as error:

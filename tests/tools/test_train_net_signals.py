@@ -72,3 +72,12 @@ def test_sigterm_ends_all_processes_with_a_checkpoint_and_143(job, tmp_path):
     _wait_until(lambda: not _pids(tmp_path), 60)
     checkpoints = sorted(path.name for path in tmp_path.glob("*.pth"))
     assert (tmp_path / "last_checkpoint").read_text() == checkpoints[-1]
+
+
+@pytest.mark.slow
+def test_sigkill_of_the_first_process_ends_all(job, tmp_path):
+    has_begun = (tmp_path / "last_checkpoint").is_file
+    _wait_until(lambda: has_begun() or job.poll() is not None, 600)
+    assert len(_pids(tmp_path)) >= 5
+    job.kill()
+    _wait_until(lambda: not _pids(tmp_path), 60)

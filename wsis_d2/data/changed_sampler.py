@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import torch.utils.data
-from detectron2.data.common import AspectRatioGroupedDataset, ToIterableDataset
+from detectron2.data.common import ToIterableDataset
+
+from .loader_workers import loader_with_workers
 
 __all__ = ["ChangedSampler", "iterable_images"]
 
@@ -31,6 +33,5 @@ def iterable_images(loader: Iterable) -> ToIterableDataset | None:
     Args:
         loader: made by :func:`detectron2.data.build_detection_train_loader`; None comes of another.
     """
-    workers = loader.dataset if isinstance(loader, AspectRatioGroupedDataset) else loader
-    images = getattr(workers, "dataset", None)
+    images = getattr(loader_with_workers(loader), "dataset", None)
     return images if isinstance(images, ToIterableDataset) else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,11 +22,12 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 
 from ..allocator import keep_freed_memory
+from ..data.loader_workers import ignore_harmless_warnings, prepare_workers
 from ..data.seeded_loader import seed_images
 from ..errors import UserError
 from ..parallel import synchronize_patiently
 from ..weights.checkpoint import WSISCheckpointer
-from .setup import ignore_harmless_warnings, prepare_folder
+from .setup import prepare_folder
 from .train_loop import (
     build_distributed_loop,
     evaluate_checkpoint,
@@ -115,7 +117,7 @@ def train_lazy(cfg: DictConfig, resume: bool = False) -> dict:
     """
     # First: some datasets are registered only now, and the checkpoints name their classes.
     seed = cfg.train.get("seed", -1)
-    loader = seed_images(instantiate(cfg.dataloader.train), seed)
+    loader = seed_images(_loader(cfg, "train"), seed)
     model = instantiate(cfg.model).to(cfg.train.device)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
@@ -141,7 +143,7 @@ def train_lazy(cfg: DictConfig, resume: bool = False) -> dict:
     if comm.is_main_process():
         writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
         registered.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
-    insert_mean_displacement(registered, model, lambda: instantiate(cfg.dataloader.train_images))
+    insert_mean_displacement(registered, model, lambda: _loader(cfg, "train_images"))
     insert_stops(registered, checkpointer)
     insert_seeded_iterations(registered, seed)
     trainer.register_hooks(registered)
@@ -171,6 +173,11 @@ def evaluate_lazy(cfg: DictConfig) -> dict:
     )
 
 
+def _loader(cfg: DictConfig, name: str) -> Iterable:
+    """``dataloader.<name>``, whose workers end with this process."""
+    return prepare_workers(instantiate(cfg.dataloader[name]))
+
+
 def _checkpointer(cfg: DictConfig, model: torch.nn.Module, **options: Any) -> WSISCheckpointer:
     """The model's checkpointer: as that of the YAML configs, so their files can be exchanged."""
     names = OmegaConf.select(cfg, "dataloader.train.dataset.names")
@@ -190,7 +197,7 @@ def _test(cfg: DictConfig, model: torch.nn.Module) -> dict:
     if "evaluator" not in cfg.dataloader:
         return {}
     # The loader first: it makes the annotations that an evaluator reads.
-    loader = instantiate(cfg.dataloader.test)
+    loader = _loader(cfg, "test")
     metrics = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
     synchronize_patiently()  # an evaluator may take long on the main process
     if comm.is_main_process():

@@ -8,7 +8,6 @@ import importlib
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from detectron2.utils.logger import setup_logger
 from ..allocator import keep_freed_memory
 from ..config import add_wsis_config, check_counts
 from ..data import register_builtin_datasets, register_own_datasets, training_classes
+from ..data.loader_workers import ignore_harmless_warnings
 from ..errors import UserError
 from ..files import check_writable_folder, parse_yaml, write_text
 from ..folder_lock import lock_folder
@@ -212,12 +212,6 @@ def setup(cfg: CfgNode, args: argparse.Namespace | None = None, verbose: bool = 
         if comm.is_main_process():
             write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
-
-
-def ignore_harmless_warnings() -> None:
-    """Spare the user's log what Detectron2 would have to mend, and what changes no result."""
-    # pycocotools decodes RLE masks into arrays that cannot be written; Detectron2 copies them.
-    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 def prepare_folder(folder: str) -> None:

@@ -33,6 +33,7 @@ from ..data import (
     get_seed_dicts,
     training_classes,
 )
+from ..data.loader_workers import prepare_workers
 from ..errors import UserError
 from ..evaluation import (
     CountEvaluator,
@@ -98,13 +99,14 @@ class Supervision(ABC):
     def label_loader(self, images: Sequence[dict]) -> DataLoader:
         """This process's share of the images to label, see :func:`.parallel.deal_images`."""
         share = deal_images(images, comm.get_world_size())[comm.get_rank()]
-        return build_detection_test_loader(
+        loader = build_detection_test_loader(
             # Detectron2 cannot serialize an empty list: that of a process without an image.
             dataset=DatasetFromList(share, copy=False, serialize=bool(share)),
             mapper=self.label_mapper(is_train=False),
             sampler=range(len(share)),
             num_workers=self.cfg.DATALOADER.NUM_WORKERS,
         )
+        return prepare_workers(loader)
 
     def _output_dir(self, dataset_name: str) -> str:
         return os.path.join(self.cfg.OUTPUT_DIR, "inference", dataset_name)

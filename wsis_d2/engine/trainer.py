@@ -16,6 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils import comm
 
 from ..data import dataset_dicts, require_dataset, training_classes
+from ..data.loader_workers import prepare_workers
 from ..data.seeded_loader import seed_images
 from ..errors import explain, look_up
 from ..labeling import ProposalRefinement, build_prompter
@@ -122,12 +123,13 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
         """See :meth:`Supervision.train_loader`; its images are seeded one by one."""
-        return seed_images(build_supervision(cfg).train_loader(), cfg.SEED)
+        loader = seed_images(build_supervision(cfg).train_loader(), cfg.SEED)
+        return prepare_workers(loader)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         """See :meth:`Supervision.test_loader`."""
-        return build_supervision(cfg).test_loader(dataset_name)
+        return prepare_workers(build_supervision(cfg).test_loader(dataset_name))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -157,11 +159,12 @@ class Trainer(DefaultTrainer):
 
     def _build_mean_image_loader(self) -> torch.utils.data.DataLoader:
         names = self.cfg.DATASETS.MEAN_DISPLACEMENT or self.cfg.DATASETS.TRAIN
-        return build_detection_test_loader(
+        loader = build_detection_test_loader(
             dataset=[d for name in names for d in dataset_dicts(name)],
             mapper=build_supervision(self.cfg).label_mapper(is_train=False),
             num_workers=self.cfg.DATALOADER.NUM_WORKERS,
         )
+        return prepare_workers(loader)
 
 
 def build_checkpointer(cfg: CfgNode, model: torch.nn.Module, **options: Any) -> WSISCheckpointer:

@@ -98,7 +98,8 @@ def pseudo_label(
         "DATASETS.OWN_TRAIN.CLASSES": tuple(classes),
         **(options or {}),
     }
-    # As tools/openmp.py, for the processes of the stages: threads that wait soon let others work.
+    # As tools/before_torch.py, for the processes of the stages: threads that wait soon let others
+    # work.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:

@@ -1,4 +1,4 @@
-"""How OpenMP's threads wait is set before torch loads, unless the user has chosen it."""
+"""What tools do before torch loads: how OpenMP's threads wait, unless the user has chosen it."""
 
 import os
 import subprocess
@@ -49,3 +49,14 @@ def test_every_tool_that_computes_sets_it_first(tmp_path, tool):
 )
 def test_the_users_own_choice_stays(tmp_path, variables, expected):
     assert spin_count_when_torch_loads(tmp_path, "train_net.py", **variables) == expected
+
+
+@pytest.mark.parametrize(
+    "command", [[str(TOOLS / "train_net.py"), "--help"], ["-c", "import wsis_d2.engine"]]
+)
+def test_imports_warn_of_nothing(command):
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}
+    completed = subprocess.run(
+        [sys.executable, *command], env=env, capture_output=True, text=True, timeout=600
+    )
+    assert (completed.returncode, completed.stderr) == (0, "")
