@@ -14,6 +14,7 @@ LEAST = {
     "SEEDS.NUM_WORKERS": 0,
     "SOLVER.CHECKPOINT_PERIOD": 1,
     "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.MAX_EPOCHS": 0,
     "SOLVER.MAX_ITER": 1,
     "TEST.EVAL_PERIOD": 0,
 }
@@ -152,6 +153,10 @@ def _add_data_config(cfg: CN) -> None:
 def _add_solver_config(cfg: CN) -> None:
     # "SGD" (Detectron2's own) or "AdamW" (nets trained from scratch on small data).
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # No training image is seen more often than this: of few images MAX_ITER, and with it STEPS,
+    # WARMUP_ITERS, CHECKPOINT_PERIOD and TEST.EVAL_PERIOD, becomes as much smaller. 0: MAX_ITER is
+    # what it is.
+    cfg.SOLVER.MAX_EPOCHS = 0
     # Learning rate of the backbone, as a factor on SOLVER.BASE_LR (PRM: 0.01) ...
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     # ... of the layers that are new to the task, a feature pyramid's own among them (IRNet's CAM

@@ -62,6 +62,15 @@ def test_a_resumed_run_goes_on_in_the_data(seen, tmp_path):
     assert len(set(states)) == len(states), "augmentation comes again"
 
 
+def test_training_ends_after_max_epochs_with_every_image_seen_as_often(seen, tmp_path):
+    ids, _ = seen
+    few = {"SOLVER.MAX_EPOCHS": 2, "SOLVER.IMS_PER_BATCH": 8}
+    _train(tmp_path, 1000, **few)  # of 16 images
+    assert sorted(ids) == sorted(2 * list(dict.fromkeys(ids)))
+    assert len(ids) == 32
+    assert (tmp_path / "model_final.pth").is_file()
+
+
 def test_a_run_that_is_killed_after_a_checkpoint_ends_with_the_same_weights(
     datasets_root, tmp_path, monkeypatch
 ):

@@ -7,7 +7,7 @@ import torch
 from detectron2.config import get_cfg
 
 from wsis_d2 import add_wsis_config
-from wsis_d2.engine.solver import build_lr_scheduler, build_optimizer
+from wsis_d2.engine.solver import build_lr_scheduler, build_optimizer, limit_epochs
 from wsis_d2.errors import UserError
 
 
@@ -127,3 +127,34 @@ def test_one_cycle_schedule(cfg):
 def test_stock_schedules_are_detectron2s(cfg):
     cfg.SOLVER.STEPS, cfg.SOLVER.GAMMA = (5,), 0.1
     assert _learning_rates(cfg, 10) == pytest.approx([0.1] * 5 + [0.01] * 5)
+
+
+def test_few_images_are_seen_no_more_than_max_epochs_times(cfg):
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 1200, (600, 900)
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_EPOCHS = 4, 24
+    cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.CHECKPOINT_PERIOD = 100, 200
+    cfg.TEST.EVAL_PERIOD = 400
+    cfg.freeze()
+    scaled = limit_epochs(cfg, 50)
+    assert scaled.is_frozen()
+    assert (scaled.SOLVER.MAX_ITER, scaled.SOLVER.STEPS) == (300, (150, 225))
+    assert (scaled.SOLVER.WARMUP_ITERS, scaled.SOLVER.CHECKPOINT_PERIOD) == (25, 50)
+    assert scaled.TEST.EVAL_PERIOD == 100
+    assert cfg.SOLVER.MAX_ITER == 1200
+
+
+def test_the_last_epoch_is_whole_and_nothing_becomes_never(cfg):
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD = 1000, 10
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_EPOCHS = 16, 1
+    cfg.TEST.EVAL_PERIOD = 10
+    scaled = limit_epochs(cfg, 17)
+    assert not scaled.is_frozen()
+    assert scaled.SOLVER.MAX_ITER == 2
+    assert scaled.SOLVER.CHECKPOINT_PERIOD == scaled.TEST.EVAL_PERIOD == 1
+
+
+@pytest.mark.parametrize(("epochs", "images"), [(0, 5), (24, 200), (24, 5000), (24, None)])
+def test_else_the_iterations_stay(cfg, epochs, images):
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH = 1200, 4
+    cfg.SOLVER.MAX_EPOCHS = epochs
+    assert limit_epochs(cfg, images) is cfg

@@ -9,7 +9,7 @@ from detectron2.data.common import ToIterableDataset
 
 from .loader_workers import loader_with_workers
 
-__all__ = ["ChangedSampler", "iterable_images"]
+__all__ = ["ChangedSampler", "iterable_images", "num_training_images"]
 
 
 class ChangedSampler(torch.utils.data.Sampler):
@@ -35,3 +35,10 @@ def iterable_images(loader: Iterable) -> ToIterableDataset | None:
     """
     images = getattr(loader_with_workers(loader), "dataset", None)
     return images if isinstance(images, ToIterableDataset) else None
+
+
+def num_training_images(loader: Iterable) -> int | None:
+    """How many different images a training loader gives, again and again; see
+    :func:`iterable_images`."""
+    images = iterable_images(loader)
+    return None if images is None else len(images.dataset)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Collection
 
 import torch
@@ -18,10 +20,49 @@ from fvcore.common.param_scheduler import (
 
 from ..errors import UserError
 
+logger = logging.getLogger(__name__)
+
 #: The one-cycle policy starts at this fraction of the base learning rate (Smith, 2018).
 ONE_CYCLE_START = 1 / 25
 # What Detectron2's feature pyramids, FPN and SimpleFeaturePyramid, call the network they stand on.
 _UNDER_PYRAMID = ("bottom_up", "net")
+
+
+def limit_epochs(cfg: CfgNode, num_images: int | None) -> CfgNode:
+    """Fewer iterations, where otherwise few images would be seen often (``SOLVER.MAX_EPOCHS``).
+
+    As :meth:`detectron2.engine.DefaultTrainer.auto_scale_workers` does for other batch sizes, all
+    that counts iterations is scaled alike.
+
+    Args:
+        cfg: of the training.
+        num_images: how many there are to train on; None: nobody knows.
+
+    Returns:
+        The same config, or a new one with a smaller ``SOLVER.MAX_ITER``.
+    """
+    solver = cfg.SOLVER
+    if not solver.MAX_EPOCHS or num_images is None:
+        return cfg
+    max_iter = math.ceil(solver.MAX_EPOCHS * num_images / solver.IMS_PER_BATCH)
+    if max_iter >= solver.MAX_ITER:
+        return cfg
+    logger.info(
+        f"Training for {max_iter} iterations instead of {solver.MAX_ITER}: {num_images} images are "
+        f"seen no more than SOLVER.MAX_EPOCHS = {solver.MAX_EPOCHS} times"
+    )
+    scale = max_iter / solver.MAX_ITER
+    scaled = cfg.clone()
+    scaled.defrost()
+    scaled.SOLVER.MAX_ITER = max_iter
+    scaled.SOLVER.STEPS = tuple(round(step * scale) for step in solver.STEPS)
+    scaled.SOLVER.WARMUP_ITERS = round(solver.WARMUP_ITERS * scale)
+    scaled.SOLVER.CHECKPOINT_PERIOD = max(1, round(solver.CHECKPOINT_PERIOD * scale))
+    if cfg.TEST.EVAL_PERIOD:
+        scaled.TEST.EVAL_PERIOD = max(1, round(cfg.TEST.EVAL_PERIOD * scale))
+    if cfg.is_frozen():
+        scaled.freeze()
+    return scaled
 
 
 def get_optimizer_params(

@@ -16,13 +16,14 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils import comm
 
 from ..data import dataset_dicts, require_dataset, training_classes
+from ..data.changed_sampler import num_training_images
 from ..data.loader_workers import prepare_workers
 from ..data.seeded_loader import seed_images
 from ..errors import explain, look_up
 from ..labeling import ProposalRefinement, build_prompter
 from ..proposals import build_proposal_source
 from ..weights.checkpoint import WSISCheckpointer
-from .solver import build_lr_scheduler, build_optimizer
+from .solver import build_lr_scheduler, build_optimizer, limit_epochs
 from .supervision import build_supervision
 from .train_loop import (
     build_distributed_loop,
@@ -62,8 +63,9 @@ class Trainer(DefaultTrainer):
         # parts and their order are its own.
         TrainerBase.__init__(self)
         model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        cfg = limit_epochs(cfg, num_training_images(data_loader))
+        optimizer = self.build_optimizer(cfg, model)
         self._trainer = build_distributed_loop(
             model,
             data_loader,
