@@ -427,6 +427,15 @@ def test_selection(name, labels, tmp_path):
     assert summary.startswith("4 masks of 3 images (train 3) are in")
     assert "left out: 1 masks with a score below 0.35" in summary
     assert "left out: 1 masks of less than 2 pixels" in summary
+    content = json.loads(labels.read_text())
+    ids = {c["id"] for c in content["categories"] if c["name"] in selection.classes}
+    scores = sorted(
+        a["score"]
+        for a in content["annotations"]
+        if a["category_id"] in ids and not a.get("iscrowd")
+    )
+    low, middle, high = scores[0], np.median(scores), scores[-1]
+    assert f"all scores: {low:.3g} to {high:.3g}, half of them below {middle:.3g}" in summary
     text = "".join(
         p.read_text()
         for p in sorted((tmp_path / "out").rglob("*"))
@@ -560,7 +569,7 @@ def test_masks_of_no_image_are_counted(labels, tmp_path):
         ({"val": "none.txt"}, "list of val, 'none.txt', cannot be read"),
         ({"val": os.devnull}, "lists no image that is exported"),
         ({"selection": Selection(classes=["dgo"])}, r"class 'dgo' .*did you mean 'dog'"),
-        ({"selection": Selection(min_score=2)}, "nothing of .* is left to export"),
+        ({"selection": Selection(min_score=2)}, r"nothing of .* is left .*its scores are .* to .*"),
         ({"image_root": "nowhere"}, "image 'nowhere/a.jpg' and 2 more, .* is absent"),
     ],
 )

@@ -6,6 +6,8 @@ import os
 import shutil
 from collections.abc import Sequence
 
+import numpy as np
+
 from ...data.image_files import check_images_exist
 from ...errors import UserError
 from ...files import new_folder
@@ -61,7 +63,8 @@ def export_labels(
         raise UserError(
             f"the format is '{export_format}': choose one of {', '.join(EXPORT_FORMATS)}"
         )
-    labels = read_labels(json_file, selection or Selection(), val)
+    selection = selection or Selection()
+    labels = read_labels(json_file, selection, val)
     exporter = EXPORT_FORMATS[export_format](image_url)
     targets = _targets(exporter, labels.images)
     sources = [os.path.join(image_root, image.file_name) for image in labels.images]
@@ -71,7 +74,7 @@ def export_labels(
         exporter.write(labels, folder)
         if image_root:
             _place_images(sources, [os.path.join(folder, name) for name in targets], link_images)
-    return _summary(labels, exporter, os.fspath(output))
+    return _summary(labels, exporter, os.fspath(output), selection.min_score)
 
 
 def _targets(exporter: ExportFormat, images: Sequence[LabelImage]) -> list[str]:
@@ -100,11 +103,14 @@ def _place_images(sources: Sequence[str], targets: Sequence[str], link: bool) ->
             shutil.copyfile(source, target)
 
 
-def _summary(labels: LabelSet, exporter: ExportFormat, output: str) -> str:
+def _summary(labels: LabelSet, exporter: ExportFormat, output: str, min_score: float) -> str:
     masks = sum(len(image.objects) for image in labels.images)
     splits = ", ".join(f"{name} {len(images)}" for name, images in labels.splits.items())
     lines = [f"{masks} masks of {len(labels.images)} images ({splits}) are in '{output}'"]
     left_out = [*labels.left_out.items(), *exporter.left_out.items()]
     lines += [f"left out: {number} {what}" for what, number in left_out]
+    if labels.scores and min(labels.scores) < min_score:
+        low, middle, high = np.quantile(labels.scores, [0, 0.5, 1])
+        lines.append(f"all scores: {low:.3g} to {high:.3g}, half of them below {middle:.3g}")
     lines += [f"{number} of {masks} masks {what}" for what, number in exporter.losses.items()]
     return "\n".join(lines)

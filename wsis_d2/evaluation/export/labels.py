@@ -92,12 +92,14 @@ class LabelSet:
         category_ids: class name -> id in the file, in the order of the classes.
         images: in the order of the file.
         left_out: numbers of masks and images by the reason, for people.
+        scores: of all masks of these classes, exported or not.
     """
 
     info: Mapping[str, Any]
     category_ids: dict[str, Hashable]
     images: list[LabelImage] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    scores: list[float] = field(default_factory=list)
 
     @property
     def classes(self) -> list[str]:
@@ -147,8 +149,8 @@ def read_labels(path: str | os.PathLike, selection: Selection, val: str = "") ->
         _count(labels, f"masks of image {annotation['image_id']!r}, which is not listed")
     if not labels.images:
         raise UserError(
-            f"nothing of '{path}' is left to export: lower the least score and area, or name other "
-            "classes"
+            f"nothing of '{path}' is left to export{_range_of(labels.scores)}: lower the least "
+            "score and area, or name other classes"
         )
     val_names = _val_names([image.file_name for image in labels.images], val)
     if len(val_names) == len(labels.images):
@@ -231,6 +233,8 @@ def _masks(
             continue
         score = _score(annotation, where)
         is_crowd = bool(annotation.get("iscrowd", 0))
+        if not is_crowd:
+            labels.scores.append(score)
         if not is_crowd and score < selection.min_score:
             _count(labels, f"masks with a score below {selection.min_score:g}")
             continue
@@ -247,6 +251,10 @@ def _masks(
             _count(labels, f"masks of less than {selection.min_area:g} pixels")
         else:
             yield LabelMask(label, rle, score, is_crowd)
+
+
+def _range_of(scores: Sequence[float]) -> str:
+    return f" (its scores are {min(scores):.3g} to {max(scores):.3g})" if scores else ""
 
 
 def _score(annotation: Mapping[str, Any], where: str) -> float:
