@@ -18,6 +18,7 @@ def parse_args() -> argparse.Namespace:
     add("--link-images", action="store_true", help="symbolic links instead of copies")
     add("--min-score", type=float, default=-math.inf, help="least score of a mask")
     add("--min-area", type=float, default=0.0, metavar="PIXELS", help="least area of a mask")
+    add("--fill-holes", type=int, default=0, metavar="PIXELS", help="fill holes up to this size")
     add("--classes", nargs="+", default=(), metavar="NAME", help="these alone, in this order")
     add("--keep-empty", action="store_true", help="export images without a mask, too")
     add("--val", default="", metavar="SHARE|FILE", help="share of val (0.2), or list of its images")
@@ -26,7 +27,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    selection = Selection(args.min_score, args.min_area, args.classes, args.keep_empty)
+    selection = Selection(
+        args.min_score, args.min_area, args.classes, args.keep_empty, args.fill_holes
+    )
     summary = export_labels(
         args.labels,
         args.format,

@@ -445,6 +445,37 @@ def test_selection(name, labels, tmp_path):
         assert re.search("cat.*dog", text, re.DOTALL)
 
 
+@pytest.mark.parametrize(("max_hole", "filled"), [(0, 0), (3, 0), (4, 2), (100, 3)])
+def test_small_holes_are_filled(max_hole, filled, tmp_path):
+    mask = np.zeros((30, 40), dtype=np.uint8)
+    mask[2:28, 2:38] = 1
+    whole = mask.copy()
+    mask[5:7, 5:7] = mask[10:12, 10:12] = 0
+    mask[15:20, 15:20] = 0
+    rle = mask_utils.encode(np.asfortranarray(mask))
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "score": 0.5}
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 30, "width": 40}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {**annotation, "segmentation": {**rle, "counts": rle["counts"].decode()}},
+        ],
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    selection = Selection(max_hole=max_hole)
+    summary = export_labels(
+        tmp_path / "labels.json", "fiftyone", tmp_path / "out", selection=selection
+    )
+    assert (f"filled: {filled} holes of at most {max_hole} pixels" in summary) == bool(filled)
+    written = json.loads((tmp_path / "out/train/labels.json").read_text())
+    found = mask_utils.decode(written["annotations"][0]["segmentation"])
+    if filled < 3:
+        whole[15:20, 15:20] = 0
+    if not filled:
+        whole = mask
+    assert np.array_equal(found, whole)
+
+
 def test_classes_that_are_left_out(labels, tmp_path):
     selection = Selection(classes=["cat"], keep_empty=True)
     summary = export_labels(labels, "yolo-seg", tmp_path / "out", selection=selection)

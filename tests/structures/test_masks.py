@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as mask_utils
+from skimage.measure import label, regionprops
 
 from wsis_d2.structures import (
     box_masks,
@@ -24,7 +25,7 @@ from wsis_d2.structures import (
     mask_nms,
     to_rle,
 )
-from wsis_d2.structures.masks import run_lengths
+from wsis_d2.structures.masks import fill_small_holes, run_lengths
 
 masks = st.builds(
     lambda h, w, p, seed: np.random.default_rng(seed).random((h, w)) < p,
@@ -213,3 +214,17 @@ def test_box_masks_hold_the_pixels_whose_centres_they_hold():
     whole = box_masks(np.array([[2.0, 1, 7, 4]]), size)
     assert mask_box(encode_masks(whole)[0]) == [2, 1, 5, 3]
     assert box_masks(np.zeros((0, 4)), size).shape == (0, *size)
+
+
+@given(masks, st.integers(0, 20))
+def test_holes_are_background_inside_and_no_larger_than_said(mask, max_size):
+    inner = (slice(1, -1), slice(1, -1))
+    background = label(np.pad(~mask, 1, constant_values=True), connectivity=1)
+    want, count = mask.copy(), 0
+    for region in regionprops(background):
+        if region.label != background[0, 0] and region.area <= max_size:
+            want |= background[inner] == region.label
+            count += 1
+    filled, number = fill_small_holes(mask, max_size)
+    assert number == count
+    assert np.array_equal(filled, want)

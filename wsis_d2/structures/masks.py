@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import scipy.ndimage
 from pycocotools import mask as mask_utils
 
 #: The largest image that Pillow opens: it takes those with more pixels for decompression bombs.
@@ -188,6 +189,23 @@ def decode_masks(rles: Sequence[RLE], size: tuple[int, int]) -> np.ndarray:
     if not len(rles):
         return np.zeros((0, *size), dtype=bool)
     return mask_utils.decode(list(rles)).transpose(2, 0, 1).astype(bool)
+
+
+def fill_small_holes(mask: np.ndarray, max_size: int) -> tuple[np.ndarray, int]:
+    """Fill the holes of a mask that have ``max_size`` pixels at most.
+
+    Args:
+        mask: (H, W), binary. A hole is background that is connected by sides and not to the border.
+        max_size: in pixels.
+
+    Returns:
+        The mask, boolean, and the number of holes that were filled.
+    """
+    mask = np.asarray(mask, dtype=bool)
+    holes, count = scipy.ndimage.label(scipy.ndimage.binary_fill_holes(mask) & ~mask)
+    small = np.bincount(holes.ravel(), minlength=count + 1) <= max_size
+    small[0] = False
+    return mask | small[holes], int(small.sum())
 
 
 def resize_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:

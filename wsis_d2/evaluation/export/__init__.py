@@ -74,7 +74,7 @@ def export_labels(
         exporter.write(labels, folder)
         if image_root:
             _place_images(sources, [os.path.join(folder, name) for name in targets], link_images)
-    return _summary(labels, exporter, os.fspath(output), selection.min_score)
+    return _summary(labels, exporter, os.fspath(output), selection)
 
 
 def _targets(exporter: ExportFormat, images: Sequence[LabelImage]) -> list[str]:
@@ -103,14 +103,16 @@ def _place_images(sources: Sequence[str], targets: Sequence[str], link: bool) ->
             shutil.copyfile(source, target)
 
 
-def _summary(labels: LabelSet, exporter: ExportFormat, output: str, min_score: float) -> str:
+def _summary(labels: LabelSet, exporter: ExportFormat, output: str, selection: Selection) -> str:
     masks = sum(len(image.objects) for image in labels.images)
     splits = ", ".join(f"{name} {len(images)}" for name, images in labels.splits.items())
     lines = [f"{masks} masks of {len(labels.images)} images ({splits}) are in '{output}'"]
     left_out = [*labels.left_out.items(), *exporter.left_out.items()]
     lines += [f"left out: {number} {what}" for what, number in left_out]
-    if labels.scores and min(labels.scores) < min_score:
+    if labels.scores and min(labels.scores) < selection.min_score:
         low, middle, high = np.quantile(labels.scores, [0, 0.5, 1])
         lines.append(f"all scores: {low:.3g} to {high:.3g}, half of them below {middle:.3g}")
+    if labels.filled_holes:
+        lines.append(f"filled: {labels.filled_holes} holes of at most {selection.max_hole} pixels")
     lines += [f"{number} of {masks} masks {what}" for what, number in exporter.losses.items()]
     return "\n".join(lines)

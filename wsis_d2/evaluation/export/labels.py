@@ -12,8 +12,8 @@ from typing import Any
 
 from ...data.catalog import did_you_mean
 from ...errors import UserError
-from ...structures import mask_area, to_rle
-from ...structures.masks import checked_size
+from ...structures import decode_mask, encode_mask, mask_area, to_rle
+from ...structures.masks import checked_size, fill_small_holes
 from ..coco_format import MAX_SCORE, read_coco_json
 
 TRAIN, VAL = "train", "val"
@@ -31,12 +31,14 @@ class Selection:
             give them; empty: all, in the order of their ids.
         keep_empty: export images without a mask, too. Most trainers take such an image for one
             that shows nothing, and its labels say that it does show something.
+        max_hole: holes of so many pixels at most are filled.
     """
 
     min_score: float = -math.inf
     min_area: float = 0.0
     classes: Sequence[str] = ()
     keep_empty: bool = False
+    max_hole: int = 0
 
     def __post_init__(self):
         for name, value in (("score", self.min_score), ("area", self.min_area)):
@@ -93,6 +95,7 @@ class LabelSet:
         images: in the order of the file.
         left_out: numbers of masks and images by the reason, for people.
         scores: of all masks of these classes, exported or not.
+        filled_holes: how many.
     """
 
     info: Mapping[str, Any]
@@ -100,6 +103,7 @@ class LabelSet:
     images: list[LabelImage] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
     scores: list[float] = field(default_factory=list)
+    filled_holes: int = 0
 
     @property
     def classes(self) -> list[str]:
@@ -244,6 +248,10 @@ def _masks(
             raise UserError(f"{where} is not a mask: {error}") from None
         if rle["size"] != [image.height, image.width]:
             raise UserError(f"{where} has another size than its image: correct one of the two")
+        if selection.max_hole > 0 and not is_crowd:
+            mask, count = fill_small_holes(decode_mask(rle), selection.max_hole)
+            rle = encode_mask(mask)
+            labels.filled_holes += count
         area = mask_area(rle)
         if not area:
             _count(labels, "masks without a pixel")
