@@ -328,8 +328,8 @@ def test_learns_two_pictures_by_heart():
     batch = [picture(each) for each in boxes]
     model = make("MODEL.MASK2FORMER.HIDDEN_DIM", 64).train()
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=60, pct_start=0.2)
-    for _ in range(60):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=120, pct_start=0.2)
+    for _ in range(120):
         loss = sum(model(batch).values())
         optimizer.zero_grad()
         loss.backward()
