@@ -1,5 +1,6 @@
 """How a tool ends: its exit code, and what it says."""
 
+import io
 import logging
 import os
 import signal
@@ -21,14 +22,18 @@ def _end_with(error):
     return main
 
 
-def test_output_that_nobody_reads_is_no_error(monkeypatch, capsys):
+@pytest.mark.parametrize("buffering", [-1, 0])  # 0: of PYTHONUNBUFFERED
+def test_output_that_nobody_reads_is_no_error(buffering, monkeypatch, capsys):
     readable, writable = os.pipe()
     os.close(readable)
+    code = None
     # The buffer is still full when the pipe is closed.
-    with suppress(BrokenPipeError), os.fdopen(writable, "w") as pipe:
+    with suppress(BrokenPipeError), open(writable, "wb", buffering) as raw:
+        pipe = io.TextIOWrapper(raw, write_through=not buffering)
         monkeypatch.setattr("sys.stdout", pipe)
-        assert run_tool(lambda args: print("one of many lines"), "args") == 141
+        code = run_tool(lambda args: print("one of many lines"), "args")
         monkeypatch.undo()
+    assert code == 141
     assert capsys.readouterr().err == ""
 
 

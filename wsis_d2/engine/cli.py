@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import select
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -53,12 +54,13 @@ def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namesp
 
 def _nobody_reads() -> bool:
     """Whether standard output is a pipe that nobody reads any more; it is nowhere then."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for the rest of the process)
-        return True
-    return False
+    gone = select.POLLERR | select.POLLHUP
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), gone)
+    if not any(events & gone for _, events in poll.poll(0)):
+        return False
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for the rest of the process)
+    return True
 
 
 def _close_logs() -> None:
