@@ -8,8 +8,10 @@ from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from wsis_d2.engine.train_loop import build_train_loop
+from wsis_d2.engine import train_loop
+from wsis_d2.engine.train_loop import build_train_loop, has_bfloat16
 
+#: On many CPUs emulated: slow, but the same.
 bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -42,7 +44,8 @@ def _run(loop, steps=200):
 
 
 @pytest.mark.skipif(not bfloat16, reason="this CPU has no bfloat16")
-def test_a_cpu_trains_in_bfloat16_and_evaluates_in_float32():
+def test_a_cpu_trains_in_bfloat16_and_evaluates_in_float32(monkeypatch):
+    monkeypatch.setattr(train_loop, "has_bfloat16", lambda: True)
     loop, model = _loop(True)
     assert _run(loop) < 1e-3
     assert model.dtype == torch.bfloat16
@@ -61,12 +64,33 @@ def test_full_precision_unless_asked_for():
 
 
 def test_a_cpu_without_it_trains_in_full_precision_and_says_so(monkeypatch, caplog):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr(train_loop, "has_bfloat16", lambda: False)
     with caplog.at_level(logging.WARNING, logger="wsis_d2.engine.train_loop"):
         loop, model = _loop(True)
-    assert "AVX-512" in caplog.text
+    assert "needs a GPU or a CPU with instructions for bfloat16" in caplog.text
     assert _run(loop) < 1e-6
     assert model.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("machine", "onednn_takes_it", "has_instructions", "expected"),
+    [
+        ("x86_64", True, True, True),
+        ("x86_64", True, False, False),  # AVX-512 alone: emulated
+        ("x86_64", False, False, False),
+        ("aarch64", True, False, True),
+        ("aarch64", False, False, False),
+    ],
+)
+def test_emulation_does_not_count(
+    machine, onednn_takes_it, has_instructions, expected, monkeypatch
+):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn_takes_it)
+    monkeypatch.setattr(
+        torch.cpu, "_is_avx512_bf16_supported", lambda: has_instructions, raising=False
+    )
+    assert has_bfloat16() is expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import platform
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -69,22 +70,34 @@ def build_train_loop(
         device: "cuda", "cpu" or another name that ``torch.device`` takes.
         mixed_precision: whether forward passes are in half precision. On a GPU that is
             :class:`AMPTrainer`; on a CPU bfloat16, whose range is float32's, so that no gradient
-            needs scaling. Other devices, and CPUs without AVX-512 (where it is emulated and slower
-            than float32), train in full precision, with a warning.
+            needs scaling. Other devices, and CPUs without :func:`has_bfloat16`, train in full
+            precision, with a warning.
     """
     kind = torch.device(device).type
     if not mixed_precision:
         return SimpleTrainer(model, data_loader, optimizer)
     if kind == "cuda":
         return AMPTrainer(model, data_loader, optimizer)
-    if kind == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if kind == "cpu" and has_bfloat16():
         train_in_bfloat16(model)
     else:
         logger.warning(
-            "SOLVER.AMP.ENABLED (train.amp.enabled) needs a GPU or a CPU with AVX-512: training in "
-            "full precision"
+            "SOLVER.AMP.ENABLED (train.amp.enabled) needs a GPU or a CPU with instructions for "
+            "bfloat16 (AVX512_BF16): training in full precision"
         )
     return SimpleTrainer(model, data_loader, optimizer)
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies in bfloat16 itself.
+
+    oneDNN also takes it on any AVX-512 CPU, but emulates it there, at half the speed of float32.
+    """
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    return getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
 
 
 def train_in_bfloat16(model: torch.nn.Module) -> None:
