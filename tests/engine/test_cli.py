@@ -56,6 +56,11 @@ def test_exit_codes(main, code, said, capsys):
     assert capsys.readouterr().err.startswith(said)
 
 
+def test_another_broken_pipe_is_raised(capsys):  # whose standard output is no file
+    with pytest.raises(BrokenPipeError):
+        run_tool(_end_with(BrokenPipeError()), "args")
+
+
 def test_a_bug_is_raised():
     with pytest.raises(ZeroDivisionError):
         run_tool(lambda args: 1 / 0, "args")

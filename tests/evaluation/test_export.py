@@ -611,6 +611,8 @@ def test_bad_options(options, message, labels, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="least score is nan"):
         Selection(min_score=float("nan"))
+    with pytest.raises(UserError, match="largest hole to fill is -1"):
+        Selection(max_hole=-1)
 
 
 def test_an_export_is_never_mixed_with_another(labels, tmp_path):

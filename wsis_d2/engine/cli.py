@@ -54,9 +54,13 @@ def run_tool(main: Callable[[argparse.Namespace], object], args: argparse.Namesp
 
 def _nobody_reads() -> bool:
     """Whether standard output is a pipe that nobody reads any more; it is nowhere then."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:  # it is no file
+        return False
     gone = select.POLLERR | select.POLLHUP
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), gone)
+    poll.register(descriptor, gone)
     if not any(events & gone for _, events in poll.poll(0)):
         return False
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for the rest of the process)

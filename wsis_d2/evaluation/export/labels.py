@@ -44,6 +44,8 @@ class Selection:
         for name, value in (("score", self.min_score), ("area", self.min_area)):
             if math.isnan(value):
                 raise UserError(f"the least {name} is {value}: give a number")
+        if self.max_hole < 0:
+            raise UserError(f"the largest hole to fill is {self.max_hole}: give 0 or more pixels")
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class LabelSet:
         images: in the order of the file.
         left_out: numbers of masks and images by the reason, for people.
         scores: of all masks of these classes, exported or not.
-        filled_holes: how many.
+        filled_holes: how many, of the exported masks.
     """
 
     info: Mapping[str, Any]
@@ -248,16 +250,17 @@ def _masks(
             raise UserError(f"{where} is not a mask: {error}") from None
         if rle["size"] != [image.height, image.width]:
             raise UserError(f"{where} has another size than its image: correct one of the two")
-        if selection.max_hole > 0 and not is_crowd:
-            mask, count = fill_small_holes(decode_mask(rle), selection.max_hole)
+        filled = 0
+        if selection.max_hole and not is_crowd:
+            mask, filled = fill_small_holes(decode_mask(rle), selection.max_hole)
             rle = encode_mask(mask)
-            labels.filled_holes += count
         area = mask_area(rle)
         if not area:
             _count(labels, "masks without a pixel")
         elif area < selection.min_area and not is_crowd:
             _count(labels, f"masks of less than {selection.min_area:g} pixels")
         else:
+            labels.filled_holes += filled
             yield LabelMask(label, rle, score, is_crowd)
 
 
